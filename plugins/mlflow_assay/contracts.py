@@ -1,0 +1,359 @@
+"""The seams: what a source, judge, sink and label source must be. MLflow's own types pass between them.
+
+`Trace`, `Feedback`, `Expectation`, `Scorer` and `Judge` are MLflow's; nothing here replaces them. What MLflow
+does not say is what a judge's value *means*: `JudgeContract` says it (scale, direction, pass rule, fields
+needed), so that verdicts of any library mean one thing, and `Unscored` keeps "could not tell" apart from "bad".
+
+Heavy imports stay out of this module: importing it does not import MLflow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from mlflow_assay.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Feedback, Trace
+    from mlflow.genai.scorers import Scorer
+
+__all__ = [
+    "BooleanValue",
+    "CategoricalValue",
+    "JudgeContract",
+    "JudgeLibrary",
+    "Label",
+    "LabelSource",
+    "ModelSettings",
+    "NumericValue",
+    "Outcome",
+    "Sink",
+    "TraceImporter",
+    "TraceSource",
+    "Unscored",
+    "UnscoredError",
+    "ValueSpec",
+]
+
+
+class Outcome(str, Enum):
+    """What a verdict comes to. Unscored is neither pass nor fail and is never counted as either."""
+
+    PASS = "pass"  # noqa: S105 - not a password
+    FAIL = "fail"
+    UNSCORED = "unscored"
+
+
+class Unscored(str, Enum):
+    """Why a judge reached no verdict. Stored in the assessment's metadata and as its error code."""
+
+    MISSING_FIELD = "missing_field"  # the trace lacks what the judge needs; nothing was called or paid
+    GARBLED_REPLY = "garbled_reply"  # the reply could not be parsed
+    EMPTY_REPLY = "empty_reply"
+    OFF_MENU = "off_menu"  # parsed, but not a value the judge may give
+    REFUSED = "refused"  # the model declined to judge
+    TRUNCATED = "truncated"  # the reply stopped at the token limit
+    TIMEOUT = "timeout"
+    RATE_LIMITED = "rate_limited"  # still 429 after the retries
+    UNAUTHORIZED = "unauthorized"  # 401 or 403
+    NOT_FOUND = "not_found"  # 404: no such model or endpoint
+    BAD_REQUEST = "bad_request"  # 400 or 422, for example a prompt longer than the context window
+    PROVIDER_ERROR = "provider_error"  # 5xx after the retries
+    UNREACHABLE = "unreachable"  # no connection to the judge model
+    LOW_CONFIDENCE = "low_confidence"  # a local judge abstained
+    BUDGET = "budget"  # the run's budget was spent before this verdict
+    JUDGE_ERROR = "judge_error"  # the judge's own code failed
+    UNREADABLE_TRACE = "unreadable_trace"  # spans missing or not decodable
+
+
+TRANSIENT: frozenset[Unscored] = frozenset(Unscored) - {Unscored.MISSING_FIELD, Unscored.UNREADABLE_TRACE}
+
+
+class UnscoredError(Exception):
+    """Raised inside a judge to say "unscored, because"; the engine turns it into an unscored Feedback.
+
+    Args:
+        reason: why, from the closed list.
+        detail: one sentence for a person, for example "needs expectations.route (found: none)".
+        metadata: facts to keep with the verdict (tokens paid for a garbled reply, the raw value).
+    """
+
+    def __init__(self, reason: Unscored, detail: str, metadata: Mapping[str, Any] | None = None) -> None:
+        super().__init__(detail)
+        self.reason = reason
+        self.detail = detail
+        self.metadata = dict(metadata or {})
+
+
+# --- what a value means --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BooleanValue:
+    """A yes/no verdict; `good` is the value that passes."""
+
+    good: bool = True
+    type: ClassVar[str] = "boolean"
+
+    def read(self, value: Any) -> bool:
+        """The value as a bool.
+
+        Accepts a bool and the words true/false, yes/no, pass/fail in any case.
+
+        Raises:
+            UnscoredError: OFF_MENU for anything else.
+        """
+        if isinstance(value, bool):
+            return value
+        word = str(value).strip().lower() if isinstance(value, str) else None
+        if word in ("true", "yes", "pass"):
+            return True
+        if word in ("false", "no", "fail"):
+            return False
+        raise UnscoredError(Unscored.OFF_MENU, f"the judge answered {value!r}; valid: true, false")
+
+    def passes(self, value: bool) -> bool:
+        """Whether the value is the good one."""
+        return value is self.good
+
+    def describe(self) -> str:
+        """One phrase for tables."""
+        return f"true/false, {str(self.good).lower()} passes"
+
+
+@dataclass(frozen=True)
+class CategoricalValue:
+    """One of a closed list of words; those in `good` pass."""
+
+    options: tuple[str, ...]
+    good: tuple[str, ...]
+    type: ClassVar[str] = "categorical"
+
+    def __post_init__(self) -> None:
+        stray = [g for g in self.good if g not in self.options]
+        if len(set(self.options)) < 2 or not self.good or stray or set(self.good) == set(self.options):
+            raise ConfigError(
+                "A categorical value needs two or more options, some but not all of them good.",
+                found=f"options {list(self.options)}, good {list(self.good)}",
+            )
+
+    def read(self, value: Any) -> str:
+        """The option meant, matched without regard to case or surrounding space.
+
+        Raises:
+            UnscoredError: OFF_MENU when it is none of the options.
+        """
+        if isinstance(value, str):
+            for option in self.options:
+                if value.strip().lower() == option.lower():
+                    return option
+        raise UnscoredError(
+            Unscored.OFF_MENU, f"the judge answered {value!r}; valid: {', '.join(self.options)}"
+        )
+
+    def passes(self, value: str) -> bool:
+        """Whether the option is one of the good ones."""
+        return value in self.good
+
+    def describe(self) -> str:
+        """One phrase for tables."""
+        return f"{'/'.join(self.options)}, {'/'.join(self.good)} passes"
+
+
+@dataclass(frozen=True)
+class NumericValue:
+    """A number in [low, high]; passes at or beyond `threshold` on the side that is better."""
+
+    low: float
+    high: float
+    threshold: float
+    better: Literal["higher", "lower"] = "higher"
+    integer: bool = False
+    type: ClassVar[str] = "numeric"
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high or not self.low <= self.threshold <= self.high:
+            raise ConfigError(
+                "A numeric value needs low < high and a threshold between them.",
+                found=f"low {self.low}, high {self.high}, threshold {self.threshold}",
+            )
+
+    def read(self, value: Any) -> float | int:
+        """The value as a number in range.
+
+        Raises:
+            UnscoredError: OFF_MENU when it is not a finite number in [low, high] (a bool is not a number),
+                or not whole where `integer` is set.
+        """
+        number = math.nan
+        if not isinstance(value, bool):
+            try:
+                number = float(value)
+            except (TypeError, ValueError):
+                number = math.nan
+        whole = number.is_integer() if math.isfinite(number) else False
+        if not (math.isfinite(number) and self.low <= number <= self.high and (whole or not self.integer)):
+            kind = "a whole number" if self.integer else "a number"
+            raise UnscoredError(
+                Unscored.OFF_MENU,
+                f"the judge answered {value!r}; valid: {kind} from {self.low:g} to {self.high:g}",
+            )
+        return int(number) if self.integer else number
+
+    def passes(self, value: float) -> bool:
+        """Whether the number reaches the threshold."""
+        return value >= self.threshold if self.better == "higher" else value <= self.threshold
+
+    def describe(self) -> str:
+        """One phrase for tables."""
+        sign = "≥" if self.better == "higher" else "≤"
+        return f"{self.low:g} to {self.high:g}, {sign} {self.threshold:g} passes"
+
+
+ValueSpec = BooleanValue | CategoricalValue | NumericValue
+
+
+@dataclass(frozen=True)
+class JudgeContract:
+    """What a judge declares, so that its verdicts mean the same as everybody's.
+
+    Attributes:
+        name: the assessment name its verdicts carry; letters, digits, `_`, `-`, `.`, `/`.
+        purpose: one sentence: the question it answers.
+        value: scale, direction and pass rule.
+        version: changes whenever old verdicts stop being comparable.
+        scope: one verdict a `trace` or one a `session` (logged on the session's first trace).
+        needs: fields without which it is unscored, checked before anything is called: `inputs`, `outputs`,
+            `expectations`, `expectations.<key>`, `spans`, `tools`, `retrieved`, `session`.
+        kind: `instructions`, `code`, `local`, `mlflow`, or the library's name.
+        calls_llm: whether a verdict costs model calls.
+        origin: where the judge comes from (package or file), for the catalogue.
+        notes: for the catalogue, for example which MLflow judge is wrapped.
+    """
+
+    name: str
+    purpose: str
+    value: ValueSpec
+    version: str = "1"
+    scope: Literal["trace", "session"] = "trace"
+    needs: tuple[str, ...] = ()
+    kind: str = "code"
+    calls_llm: bool = False
+    origin: str = ""
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The one judge-model setting: which model, where, with which parameters.
+
+    Attributes:
+        uri: MLflow model URI, for example `openai:/gpt-4.1-mini` or `gateway:/my-endpoint`.
+        base_url: full chat-completions URL of an OpenAI-compatible endpoint; None uses the provider's own.
+        params: generation parameters (temperature, max_tokens, …), overriding a definition's.
+        headers: extra HTTP headers. Values may be secrets: they are never logged or put in a digest.
+        timeout_s: seconds one model call may take.
+    """
+
+    uri: str
+    base_url: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    timeout_s: float = 60.0
+
+
+@runtime_checkable
+class JudgeLibrary(Protocol):
+    """What an entry point in `mlflow_assay.judges` names: a family of judges under one prefix.
+
+    A judge is addressed as `<entry point>/<contract name>`, or by the entry point alone when the library
+    holds one judge of that name. A `Scorer` subclass with a class attribute `contract` may be named
+    directly instead: it counts as a library of one whose parameters are the class's fields.
+    """
+
+    def contracts(self) -> Iterable[JudgeContract]:
+        """All judges of the family. Must not touch the network or import the wrapped library's models."""
+        ...
+
+    def build(self, name: str, params: Mapping[str, Any], model: ModelSettings | None) -> Scorer:
+        """A new scorer for one judge; a fresh instance per call.
+
+        Raises:
+            ConfigError: unknown name, unknown or wrong parameter, or a model is needed and None was given.
+        """
+        ...
+
+
+# --- sources, importers, sinks, labels ----------------------------------------------------------------
+
+
+@runtime_checkable
+class TraceSource(Protocol):
+    """Where traces to be judged come from."""
+
+    def traces(self, *, spans: bool = True) -> Iterator[Trace]:
+        """Traces, oldest first, without holding them all in memory. `spans=False` may leave spans out."""
+        ...
+
+
+@runtime_checkable
+class TraceImporter(Protocol):
+    """Turns recorded runs in files into MLflow traces."""
+
+    format: ClassVar[str]
+
+    def runs(self, path: Path) -> Iterator[Any]:
+        """The recorded runs of one file, as `sources.recorded.RecordedRun`.
+
+        Raises:
+            InputError: the file is not in this format (names what was found).
+        """
+        ...
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Where verdicts go. One failing sink never stops the others."""
+
+    name: ClassVar[str]
+
+    def write(self, feedback: Iterable[Feedback]) -> int:
+        """Deliver verdicts (each with its `trace_id`) and return how many were delivered.
+
+        Raises:
+            SinkError: it could not; the message names the sink and what to do.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Label:
+    """A human's (or ground truth's) judgement of one trace.
+
+    Attributes:
+        trace_id: `tr-<32 hex>`.
+        name: the assessment's name.
+        value: as stored; normalise with the judge contract's `value.read`.
+        by: who, the assessment's source id.
+        rationale: why, or None.
+    """
+
+    trace_id: str
+    name: str
+    value: Any
+    by: str
+    rationale: str | None = None
+
+
+@runtime_checkable
+class LabelSource(Protocol):
+    """Where human labels come from."""
+
+    def labels(self) -> Iterator[Label]:
+        """All labels, conflicting ones included."""
+        ...

@@ -1,0 +1,47 @@
+"""Every attribute, tag, metadata and metric name the pack writes. The standard's stand apart from ours.
+
+Pinned convention: OpenTelemetry semantic conventions v1.41.1 (the last tag that holds `gen_ai.*` before it
+moved to a repository of its own). If a name changes upstream, change it here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.41.0"
+
+# --- standard: OpenTelemetry GenAI ------------------------------------------------------------------
+GEN_AI_OPERATION: Final = "gen_ai.operation.name"
+GEN_AI_AGENT: Final = "gen_ai.agent.name"
+GEN_AI_CONVERSATION: Final = "gen_ai.conversation.id"
+GEN_AI_PROVIDER: Final = "gen_ai.provider.name"
+GEN_AI_REQUEST_MODEL: Final = "gen_ai.request.model"
+GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
+GEN_AI_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
+GEN_AI_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
+GEN_AI_TOOL_NAME: Final = "gen_ai.tool.name"
+GEN_AI_TOOL_ARGUMENTS: Final = "gen_ai.tool.call.arguments"
+GEN_AI_TOOL_RESULT: Final = "gen_ai.tool.call.result"
+
+# --- ours: metadata of an assessment (Feedback.metadata; every value is a string) ---------------------
+JUDGE_NAME: Final = "assay.judge.name"
+JUDGE_VERSION: Final = "assay.judge.version"
+JUDGE_DIGEST: Final = "assay.judge.digest"  # 16 hex digits; see judges.catalogue.BoundJudge
+JUDGE_KIND: Final = "assay.judge.kind"  # instructions | code | local | mlflow | <library>
+JUDGE_MODEL: Final = "assay.judge.model"  # model URI; absent for judges that call none
+OUTCOME: Final = "assay.outcome"  # pass | fail | unscored
+UNSCORED_REASON: Final = "assay.unscored.reason"  # a contracts.Unscored value
+LATENCY_MS: Final = "assay.judge.latency_ms"  # wall time of the judge call, milliseconds
+CACHE_HIT: Final = "assay.cache.hit"  # "true" when no call was made
+CASCADE_STAGE: Final = "assay.cascade.stage"
+CONFIDENCE: Final = "assay.judge.confidence"  # probability of the verdict in [0, 1], where the judge has one
+RAW_VALUE: Final = "assay.raw_value"  # what the judge said, where it could not be read or was normalised
+
+# --- ours: tags on an imported or demo trace ---------------------------------------------------------
+SOURCE_FORMAT: Final = "assay.source.format"  # importer's name
+SOURCE_ID: Final = "assay.source.id"  # stable id of the recorded run; makes an import idempotent
+TAG_DOMAIN: Final = "domain"
+TAG_TASK: Final = "task"
+TAG_MODEL: Final = "model"
+TAG_AGENT: Final = "agent"
+SIMULATED: Final = "assay.simulated"  # "true" on traces and labels made by the demo
