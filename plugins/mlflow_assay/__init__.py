@@ -1,0 +1,1 @@
+"""Trusted agent-quality measurement on top of MLflow."""
