@@ -2,7 +2,7 @@
 
 `Trace`, `Feedback`, `Expectation`, `Scorer` and `Judge` are MLflow's; nothing here replaces them. What MLflow
 does not say is what a judge's value *means*: `JudgeContract` says it (scale, direction, pass rule, fields
-needed), so that verdicts of any library mean one thing, and `Unscored` keeps "could not tell" apart from "bad".
+needed), so that verdicts of any library mean one thing, and `Unscored` keeps "cannot tell" apart from "bad".
 
 Heavy imports stay out of this module: importing it does not import MLflow.
 """

@@ -1,0 +1,69 @@
+"""The `assay` command. Thin: each command parses, calls the package, prints.
+
+A command lives in its own file and is imported only when it is used, so `assay --help` is quick and imports
+no MLflow. To add one: a file in this folder and a line in `COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from mlflow_assay.errors import AssayError
+
+# name -> (module:attribute, the line shown in `assay --help`)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "traces": ("mlflow_assay.cli.traces:traces", "Import recorded agent runs as MLflow traces."),
+    "judges": ("mlflow_assay.cli.judges:judges", "List, show, validate, test, train and register judges."),
+    "score": ("mlflow_assay.cli.score:score", "Judge the traces of an experiment."),
+    "report": ("mlflow_assay.cli.report:report", "Write a stakeholder's report as one HTML page."),
+    "demo": ("mlflow_assay.cli.demo:demo", "Play the whole loop on a simulated telecom agent."),
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, attribute = COMMANDS[cmd_name][0].split(":")
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="mlflow-assay", prog_name="assay")
+def assay() -> None:
+    """Measure how good an agent really is, from its traces in MLflow.
+
+    The tracking server is the one MLflow is set to: MLFLOW_TRACKING_URI, or the nearest mlflow.db.
+
+    \b
+    assay traces import --format tau2 runs.json.gz --experiment support
+    assay judges list
+    assay score --experiment support --judge request_resolved --model openai:/gpt-4.1-mini
+    assay report --experiment support --out report.html
+    """
+
+
+def main() -> None:
+    """Run the command; an `AssayError` becomes one clear message and exit code 2."""
+    try:
+        assay(standalone_mode=False)
+    except AssayError as error:
+        click.echo(f"assay: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("assay: stopped.", err=True)
+        sys.exit(130)
