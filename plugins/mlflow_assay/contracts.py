@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BooleanValue",
+    "BoundJudge",
     "CategoricalValue",
     "JudgeContract",
     "JudgeLibrary",
@@ -152,9 +153,7 @@ class CategoricalValue:
             for option in self.options:
                 if value.strip().lower() == option.lower():
                     return option
-        raise UnscoredError(
-            Unscored.OFF_MENU, f"the judge answered {value!r}; valid: {', '.join(self.options)}"
-        )
+        raise UnscoredError(Unscored.OFF_MENU, f"the judge answered {value!r}; valid: {', '.join(self.options)}")
 
     def passes(self, value: str) -> bool:
         """Whether the option is one of the good ones."""
@@ -287,6 +286,32 @@ class JudgeLibrary(Protocol):
             ConfigError: unknown name, unknown or wrong parameter, or a model is needed and None was given.
         """
         ...
+
+
+@dataclass(frozen=True)
+class BoundJudge:
+    """A judge ready to run: its contract, the MLflow scorer that runs it, and what its verdicts depend on.
+
+    Attributes:
+        contract: what the value means and which fields are needed.
+        scorer: any `mlflow.genai.scorers.Scorer`.
+        digest: 16 hex digits over instructions, value, parameters, model and library version: equal digests
+            mean comparable verdicts.
+        model: the judge model, or None for judges that call none.
+        fields: trace fields mapped onto `inputs` and `outputs` (see `judges.fields`); empty means the root
+            span's own inputs and outputs.
+    """
+
+    contract: JudgeContract
+    scorer: Scorer
+    digest: str
+    model: ModelSettings | None = None
+    fields: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The assessment name of its verdicts."""
+        return self.contract.name
 
 
 # --- sources, importers, sinks, labels ----------------------------------------------------------------

@@ -1,0 +1,1 @@
+"""Judges, Trace to Feedback: YAML definitions, local classifiers, code, adapters for other libraries."""

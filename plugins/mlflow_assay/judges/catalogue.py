@@ -1,0 +1,289 @@
+"""The catalogue of judges: shipped and installed packs, installed libraries, and the user's own folders.
+
+Names come from entry points and YAML files. A user's folder (`--path`, `ASSAY_JUDGES_PATH`) may replace an
+installed judge of the same name, since that is what copying and editing one means; any other clash is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mlflow_assay import registry
+from mlflow_assay.contracts import BoundJudge, JudgeContract, JudgeLibrary, ModelSettings
+from mlflow_assay.errors import ConfigError, DefinitionError, PluginError
+from mlflow_assay.judges import definition as definitions
+from mlflow_assay.judges.definition import JudgeDefinition
+
+__all__ = ["PATH_VARIABLE", "Catalogue", "JudgeEntry"]
+
+PATH_VARIABLE = "ASSAY_JUDGES_PATH"
+
+
+@dataclass(frozen=True)
+class JudgeEntry:
+    """One judge of the catalogue.
+
+    Attributes:
+        contract: what it declares; `contract.name` is the assessment name.
+        origin: `pack <name>`, `library <name>` or the folder it was read from.
+        definition: the YAML definition, or None for a library's own judge.
+        path: the YAML file, or None.
+        library, member: the entry point and the judge's name in it, for judges of a library.
+    """
+
+    contract: JudgeContract
+    origin: str
+    definition: JudgeDefinition | None = None
+    path: Path | None = None
+    library: str | None = None
+    member: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What `--judge` takes: the definition's name, or `library/Member`."""
+        if self.definition is not None or self.library in (None, self.member):
+            return self.contract.name
+        return f"{self.library}/{self.member}"
+
+
+class Catalogue:
+    """All judges this environment knows, by name.
+
+    Args:
+        paths: the user's folders of YAML definitions, searched after those in `ASSAY_JUDGES_PATH`
+            (separated as in PATH); a later one replaces an earlier one's judge of the same name.
+    """
+
+    def __init__(self, paths: Sequence[str | Path] = ()) -> None:
+        from_environment = [p for p in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if p]
+        self._folders = [Path(p) for p in (*from_environment, *paths)]
+        self._entries: dict[str, JudgeEntry] | None = None
+        self._libraries: dict[str, JudgeLibrary] = {}
+
+    @property
+    def entries(self) -> dict[str, JudgeEntry]:
+        """Every judge by name, sorted.
+
+        Raises:
+            DefinitionError, PluginError: a definition or plugin is broken, or a name is claimed twice.
+        """
+        if self._entries is None:
+            installed: dict[str, JudgeEntry] = {}
+            for entry in (*self._packs(), *self._library_judges()):
+                _claim(installed, entry)
+            for folder in self._folders:
+                own: dict[str, JudgeEntry] = {}
+                for path, found in definitions.load_folder(folder):
+                    _claim(own, self._from_definition(found, path, str(folder)))
+                installed.update(own)
+            self._entries = dict(sorted(installed.items()))
+        return self._entries
+
+    def get(self, name: str) -> JudgeEntry:
+        """One judge by name.
+
+        Raises:
+            ConfigError: no such judge; near names are suggested.
+        """
+        if name not in self.entries:
+            near = difflib.get_close_matches(name, self.entries, n=3)
+            raise ConfigError(
+                f"There is no judge {name!r}.",
+                valid=near or self.entries,
+                fix="`assay judges list` shows all; add your own folder with --path or ASSAY_JUDGES_PATH.",
+            )
+        return self.entries[name]
+
+    def build(
+        self, name: str, model: ModelSettings | None = None, texts: Mapping[str, str] | None = None
+    ) -> BoundJudge:
+        """A judge ready to run.
+
+        Args:
+            name: as in `assay judges list`.
+            model: the judge model; None takes the definition's default.
+            texts: values for the definition's `variables`.
+
+        Raises:
+            ConfigError: unknown judge, a text or a model is missing, or a parameter is wrong.
+        """
+        entry = self.get(name)
+        if entry.definition is not None and entry.definition.instructions is not None:
+            return _bind_instructions(entry, entry.definition, model, texts or {})
+        return self._bind_library(entry, model, texts or {})
+
+    def _packs(self) -> Iterator[JudgeEntry]:
+        for pack in registry.available("judge_packs"):
+            folder = Path(registry.load("judge_packs", pack)())
+            for path, found in definitions.load_folder(folder):
+                yield self._from_definition(found, path, f"pack {pack}")
+
+    def _library_judges(self) -> Iterator[JudgeEntry]:
+        for library in registry.available("judges"):
+            for contract in self._library(library).contracts():
+                yield JudgeEntry(contract, f"library {library}", library=library, member=contract.name)
+
+    def _library(self, name: str) -> JudgeLibrary:
+        if name not in self._libraries:
+            self._libraries[name] = _as_library(name, registry.load("judges", name))
+        return self._libraries[name]
+
+    def _from_definition(self, found: JudgeDefinition, path: Path, origin: str) -> JudgeEntry:
+        contract = found.contract(origin)
+        if found.uses is None:
+            return JudgeEntry(contract, origin, found, path)
+        library, _, member = found.uses.partition("/")
+        member = member or library
+        try:
+            wrapped = {c.name: c for c in self._library(library).contracts()}
+        except PluginError as error:
+            raise DefinitionError(f"{path}:1: uses {found.uses!r}: {error}") from error
+        if member not in wrapped:
+            raise DefinitionError(f"{path}:1: the library {library!r} has no judge {member!r}.", valid=wrapped)
+        base = wrapped[member]
+        contract = replace(contract, needs=found.needs and contract.needs or base.needs, calls_llm=base.calls_llm)
+        if found.scope != base.scope:
+            raise DefinitionError(f"{path}:1: {found.uses} judges a {base.scope}.", found=f"scope: {found.scope}")
+        return JudgeEntry(contract, origin, found, path, library, member)
+
+    def _bind_library(self, entry: JudgeEntry, model: ModelSettings | None, texts: Mapping[str, str]) -> BoundJudge:
+        assert entry.library is not None and entry.member is not None  # noqa: S101 - by construction
+        if texts:
+            raise ConfigError(f"The judge {entry.name!r} has no variables to set.", found=sorted(texts))
+        definition = entry.definition
+        chosen = _choose_model(definition, model) if entry.contract.calls_llm else None
+        params = dict(definition.with_) if definition else {}
+        scorer = self._library(entry.library).build(entry.member, params, chosen)
+        scorer.name = entry.contract.name
+        facts = {
+            "uses": f"{entry.library}/{entry.member}",
+            "with": params,
+            "library": _version_of(entry.library),
+            "fingerprint": getattr(scorer, "fingerprint", None),
+        }
+        fields = dict(definition.fields) if definition else {}
+        return BoundJudge(entry.contract, scorer, _digest(entry.contract, chosen, fields, facts), chosen, fields)
+
+
+class _SingleJudge:
+    """A `Scorer` subclass with a `contract`, seen as a library of one."""
+
+    def __init__(self, scorer_class: Any) -> None:
+        self._class = scorer_class
+
+    def contracts(self) -> list[JudgeContract]:
+        return [self._class.contract]
+
+    def build(self, name: str, params: Mapping[str, Any], model: ModelSettings | None) -> Any:
+        valid = [f for f in self._class.model_fields if f not in ("name", "aggregations", "description", "timeout")]
+        if stray := sorted(set(params) - set(valid)):
+            raise ConfigError(f"The judge {name!r} has no parameter {stray[0]!r}.", valid=valid)
+        extra = {"model": model} if "model" in valid and model is not None else {}
+        try:
+            return self._class(name=name, **{**extra, **params})
+        except ValueError as error:
+            raise ConfigError(f"The judge {name!r} cannot be built with {dict(params)}: {error}") from error
+
+
+def _as_library(name: str, plugin: Any) -> JudgeLibrary:
+    if inspect.isclass(plugin) and isinstance(getattr(plugin, "contract", None), JudgeContract):
+        return _SingleJudge(plugin)
+    library = plugin() if inspect.isclass(plugin) else plugin
+    if not isinstance(library, JudgeLibrary):
+        raise PluginError(
+            f"The judges plugin {name!r} is not a judge.",
+            found=type(library).__name__,
+            valid="a contracts.JudgeLibrary, or a Scorer subclass with a class attribute `contract`",
+        )
+    return library
+
+
+def _claim(entries: dict[str, JudgeEntry], entry: JudgeEntry) -> None:
+    other = entries.setdefault(entry.name, entry)
+    if other is not entry:
+        first, second = (str(e.path or e.origin) for e in (other, entry))
+        raise DefinitionError(f"Two judges are named {entry.name!r}: {first} and {second}.", fix="Rename one.")
+
+
+def _choose_model(definition: JudgeDefinition | None, model: ModelSettings | None) -> ModelSettings:
+    defaults = dict(definition.parameters) if definition else {}
+    if model is None:
+        from mlflow.genai.judges.utils import get_default_model
+
+        model = ModelSettings((definition.model if definition else None) or get_default_model())
+    return replace(model, params={**defaults, **model.params})
+
+
+def _bind_instructions(
+    entry: JudgeEntry, definition: JudgeDefinition, model: ModelSettings | None, texts: Mapping[str, str]
+) -> BoundJudge:
+    from mlflow.exceptions import MlflowException
+    from mlflow.genai.judges import make_judge
+
+    chosen = _choose_model(definition, model)
+    text = definition.render(texts)
+    try:
+        scorer = make_judge(
+            name=definition.name,
+            instructions=text,
+            model=chosen.uri,
+            description=definition.purpose,
+            feedback_value_type=_value_type(definition),
+            inference_params=dict(chosen.params) or None,
+            base_url=chosen.base_url,
+            extra_headers=dict(chosen.headers) or None,
+            generate_rationale_first=definition.rationale_first,
+        )
+    except MlflowException as error:
+        raise ConfigError(f"MLflow refuses the judge {definition.name!r}: {error.message}") from error
+    facts = {"instructions": text, "rationale_first": definition.rationale_first, "mlflow": _mlflow_version()}
+    fields = dict(definition.fields)
+    return BoundJudge(entry.contract, scorer, _digest(entry.contract, chosen, fields, facts), chosen, fields)
+
+
+def _value_type(definition: JudgeDefinition) -> Any:
+    """The Python type MLflow asks the model for."""
+    from typing import Literal
+
+    value = definition.value
+    if value.type == "boolean":
+        return bool
+    if value.type == "categorical":
+        return Literal[tuple(value.options)]
+    return int if value.integer else float
+
+
+def _digest(
+    contract: JudgeContract, model: ModelSettings | None, fields: Mapping[str, Any], facts: Mapping[str, Any]
+) -> str:
+    """16 hex digits over everything a verdict depends on; secrets and endpoints are left out."""
+    basis = {
+        "value": {"type": contract.value.type, **asdict(contract.value)},
+        "version": contract.version,
+        "scope": contract.scope,
+        "needs": contract.needs,
+        "model": [model.uri, dict(model.params)] if model else None,
+        "fields": fields,
+        **facts,
+    }
+    canonical = json.dumps(basis, sort_keys=True, default=str, ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def _version_of(library: str) -> str | None:
+    point = registry.available("judges")[library]
+    return point.dist.version if point.dist else None
+
+
+def _mlflow_version() -> str:
+    import mlflow
+
+    return str(mlflow.__version__)

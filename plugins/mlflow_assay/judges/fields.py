@@ -1,0 +1,267 @@
+"""Named fields of a trace: what a local judge reads, and what a definition may map onto `inputs` and `outputs`.
+
+A field is named by one of:
+
+    first_user_message   what the user asked first          final_answer     what the agent answered last
+    transcript           the conversation as text           agents           AGENT spans below the root, by name
+    tools_called         tool names in call order           tool_calls       name, arguments, result, error each
+    tool_errors          errors of tool calls               retrieved        retrieved passages as text
+    duration_ms          wall time of the trace             total_tokens     tokens used by the trace
+    cost_usd             recorded cost of the trace         steps            number of spans below the root
+    tag:KEY  metadata:KEY  expectation:KEY
+    inputs[.path]  outputs[.path]                           of the root span
+    span:NAME.inputs[.path]  span:NAME.outputs[.path]       of the first span of that name
+
+A path walks dictionaries by key and lists by index (`outputs.choices.0.message`). A field that is absent
+is None; absent is never an empty string.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mlflow_assay.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Span, Trace
+
+__all__ = ["as_text", "check", "extract", "extract_all", "needs_spans"]
+
+_PREFIXES = ("tag:", "metadata:", "expectation:", "span:")
+
+
+def check(field: str) -> str:
+    """The field's name if it is one, for use in validation.
+
+    Raises:
+        ConfigError: no such field; the valid names are listed.
+    """
+    head = field.split(".", 1)[0]
+    if field in _NAMED or head in ("inputs", "outputs"):
+        return field
+    if field.startswith(_PREFIXES) and field.split(":", 1)[1]:
+        if not field.startswith("span:") or _split_span(field) is not None:
+            return field
+        raise ConfigError(
+            f"The field {field!r} does not say what to read of the span.",
+            valid="span:NAME.inputs[.path], span:NAME.outputs[.path]",
+        )
+    raise ConfigError(
+        f"There is no trace field {field!r}.",
+        valid=[
+            *sorted(_NAMED),
+            "inputs[.path]",
+            "outputs[.path]",
+            "tag:KEY",
+            "metadata:KEY",
+            "expectation:KEY",
+            "span:NAME.outputs[.path]",
+        ],
+    )
+
+
+def needs_spans(field: str) -> bool:
+    """Whether reading the field needs the trace's spans, not just its info."""
+    return not field.startswith(("tag:", "metadata:", "expectation:")) and field not in (
+        "duration_ms",
+        "total_tokens",
+    )
+
+
+def extract(trace: Trace, field: str) -> Any:
+    """The field's value in one trace, or None where the trace does not have it.
+
+    Raises:
+        ConfigError: there is no field of that name.
+    """
+    check(field)
+    if field in _NAMED:
+        return _NAMED[field](trace)
+    if field.startswith("tag:"):
+        return trace.info.tags.get(field[4:])
+    if field.startswith("metadata:"):
+        return trace.info.trace_metadata.get(field[9:])
+    if field.startswith("expectation:"):
+        return _expectation(trace, field[12:])
+    if field.startswith("span:"):
+        return _of_span(trace, field)
+    side, _, path = field.partition(".")
+    root = _root(trace)
+    return None if root is None else _walk(getattr(root, side), path)
+
+
+def extract_all(trace: Trace, mapping: Mapping[str, str]) -> dict[str, Any]:
+    """Several fields by the names they are given; absent ones are left out."""
+    values = {name: extract(trace, field) for name, field in mapping.items()}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def as_text(value: Any) -> str:
+    """A field's value as text for a classifier: strings as they are, lists line by line, the rest as JSON."""
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(v, str) for v in value):
+        return "\n".join(value)
+    return json.dumps(value, ensure_ascii=False, default=str, sort_keys=True)
+
+
+def _spans(trace: Trace) -> list[Span]:
+    return list(trace.data.spans) if trace.data else []
+
+
+def _root(trace: Trace) -> Span | None:
+    return next((s for s in _spans(trace) if s.parent_id is None), None)
+
+
+def _of_type(trace: Trace, span_type: str) -> list[Span]:
+    found = [s for s in _spans(trace) if s.span_type == span_type]
+    return sorted(found, key=lambda s: s.start_time_ns or 0)
+
+
+def _walk(value: Any, path: str) -> Any:
+    for key in path.split(".") if path else []:
+        if isinstance(value, Mapping):
+            value = value.get(key)
+        elif isinstance(value, list) and key.lstrip("-").isdigit() and -len(value) <= int(key) < len(value):
+            value = value[int(key)]
+        else:
+            return None
+    return value
+
+
+def _split_span(field: str) -> tuple[str, str, str] | None:
+    """(span name, side, path) of `span:NAME.side.path`; a span's name may itself hold dots."""
+    for side in (".inputs", ".outputs"):
+        name, found, path = field[5:].rpartition(side)
+        if found and name and (not path or path.startswith(".")):
+            return name, side[1:], path[1:]
+    return None
+
+
+def _of_span(trace: Trace, field: str) -> Any:
+    parts = _split_span(field)
+    if parts is None:
+        return None
+    name, side, path = parts
+    span = next((s for s in _spans(trace) if s.name == name), None)
+    return None if span is None else _walk(getattr(span, side), path)
+
+
+def _expectation(trace: Trace, key: str) -> Any:
+    found = [
+        a for a in trace.info.assessments or [] if a.expectation is not None and a.name == key and a.valid is not False
+    ]
+    return found[-1].value if found else None
+
+
+def _messages(trace: Trace) -> list[Mapping[str, Any]]:
+    root = _root(trace)
+    inputs = root.inputs if root else None
+    messages = inputs.get("messages") if isinstance(inputs, Mapping) else inputs
+    return [m for m in messages if isinstance(m, Mapping) and "role" in m] if isinstance(messages, list) else []
+
+
+def _first_user_message(trace: Trace) -> str | None:
+    from mlflow.genai.utils.trace_utils import parse_inputs_to_str
+
+    for message in _messages(trace):
+        if message["role"] == "user" and message.get("content"):
+            return as_text(message["content"])
+    root = _root(trace)
+    if root is None or root.inputs is None:
+        return None
+    if isinstance(root.inputs, Mapping) and len(root.inputs) == 1:
+        return as_text(next(iter(root.inputs.values())))
+    for key in ("request", "question", "query", "input", "prompt", "message", "text"):
+        if isinstance(root.inputs, Mapping) and isinstance(root.inputs.get(key), str):
+            return str(root.inputs[key])
+    return str(parse_inputs_to_str(root.inputs))
+
+
+def _final_answer(trace: Trace) -> str | None:
+    from mlflow.genai.utils.trace_utils import parse_outputs_to_str
+
+    root = _root(trace)
+    if root is None or root.outputs is None:
+        return None
+    for key in ("answer", "response", "output", "reply", "result", "text", "content"):
+        if isinstance(root.outputs, Mapping) and isinstance(root.outputs.get(key), str):
+            return str(root.outputs[key])
+    return str(parse_outputs_to_str(root.outputs))
+
+
+def _transcript(trace: Trace) -> str | None:
+    root = _root(trace)
+    if root is not None and isinstance(root.outputs, Mapping) and isinstance(root.outputs.get("messages"), list):
+        turns = [m for m in root.outputs["messages"] if isinstance(m, Mapping)]
+    else:
+        turns = [*_messages(trace)] or [{"role": "user", "content": _first_user_message(trace)}]
+        turns.append({"role": "assistant", "content": _final_answer(trace)})
+    lines = [f"{t.get('role')}: {as_text(t['content'])}" for t in turns if t.get("content")]
+    return "\n".join(lines) or None
+
+
+def _tool_calls(trace: Trace) -> list[dict[str, Any]] | None:
+    from mlflow.genai.utils.trace_utils import extract_tools_called_from_trace
+
+    calls = extract_tools_called_from_trace(trace) if trace.data else []
+    listed = [{"name": c.name, "arguments": c.arguments, "result": c.outputs, "error": c.exception} for c in calls]
+    return listed or None
+
+
+def _tools_called(trace: Trace) -> list[str] | None:
+    calls = _tool_calls(trace)
+    return [str(c["name"]) for c in calls] if calls else None
+
+
+def _tool_errors(trace: Trace) -> list[str] | None:
+    failed = [c for c in _tool_calls(trace) or [] if c["error"]]
+    return [f"{c['name']}: {c['error']}" for c in failed] or None
+
+
+def _retrieved(trace: Trace) -> list[str] | None:
+    from mlflow.genai.utils.trace_utils import extract_retrieval_context_from_trace
+
+    chunks = extract_retrieval_context_from_trace(trace) if trace.data else {}
+    texts = [as_text(c.get("content")) for found in chunks.values() for c in found]
+    return texts or None
+
+
+def _agents(trace: Trace) -> list[str] | None:
+    names = [s.name for s in _of_type(trace, "AGENT") if s.parent_id is not None]
+    return names or None
+
+
+def _total_tokens(trace: Trace) -> int | None:
+    usage = trace.info.token_usage
+    return usage.get("total_tokens") if usage else None
+
+
+def _cost(trace: Trace) -> float | None:
+    cost = getattr(trace.info, "cost", None)
+    return cost.get("total_cost") if isinstance(cost, Mapping) else cost
+
+
+def _steps(trace: Trace) -> int | None:
+    spans = _spans(trace)
+    return len(spans) - 1 if spans else None
+
+
+_NAMED: dict[str, Callable[[Any], Any]] = {
+    "first_user_message": _first_user_message,
+    "final_answer": _final_answer,
+    "transcript": _transcript,
+    "tools_called": _tools_called,
+    "tool_calls": _tool_calls,
+    "tool_errors": _tool_errors,
+    "retrieved": _retrieved,
+    "agents": _agents,
+    "duration_ms": lambda trace: trace.info.execution_duration,
+    "total_tokens": _total_tokens,
+    "cost_usd": _cost,
+    "steps": _steps,
+}
