@@ -149,7 +149,7 @@ class Catalogue:
         if member not in wrapped:
             raise DefinitionError(f"{path}:1: the library {library!r} has no judge {member!r}.", valid=wrapped)
         base = wrapped[member]
-        contract = replace(contract, needs=found.needs and contract.needs or base.needs, calls_llm=base.calls_llm)
+        contract = replace(contract, needs=(found.needs and contract.needs) or base.needs, calls_llm=base.calls_llm)
         if found.scope != base.scope:
             raise DefinitionError(f"{path}:1: {found.uses} judges a {base.scope}.", found=f"scope: {found.scope}")
         return JudgeEntry(contract, origin, found, path, library, member)
@@ -169,7 +169,7 @@ class Catalogue:
             "library": _version_of(entry.library),
             "fingerprint": getattr(scorer, "fingerprint", None),
         }
-        fields = dict(definition.fields) if definition else {}
+        fields = definition.field_map() if definition else {}
         return BoundJudge(entry.contract, scorer, _digest(entry.contract, chosen, fields, facts), chosen, fields)
 
 
@@ -245,7 +245,7 @@ def _bind_instructions(
     except MlflowException as error:
         raise ConfigError(f"MLflow refuses the judge {definition.name!r}: {error.message}") from error
     facts = {"instructions": text, "rationale_first": definition.rationale_first, "mlflow": _mlflow_version()}
-    fields = dict(definition.fields)
+    fields = definition.field_map()
     return BoundJudge(entry.contract, scorer, _digest(entry.contract, chosen, fields, facts), chosen, fields)
 
 

@@ -239,6 +239,10 @@ class JudgeDefinition(_Strict):
         }
         return tuple(dict.fromkeys([*(implied[v] for v in self.template_variables), *self.needs]))
 
+    def field_map(self) -> dict[str, dict[str, str]]:
+        """`fields` as plain dictionaries."""
+        return {side: dict(mapping) for side, mapping in self.fields.items()}
+
     def render(self, texts: Mapping[str, str]) -> str:
         """The instructions with the user's texts (or the defaults) put in; MLflow's variables stay.
 
