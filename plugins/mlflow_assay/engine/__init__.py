@@ -1,0 +1,1 @@
+"""The evaluation engine: judges over traces, with every outcome accounted for."""
