@@ -67,12 +67,17 @@ class Unscored(str, Enum):
     PROVIDER_ERROR = "provider_error"  # 5xx after the retries
     UNREACHABLE = "unreachable"  # no connection to the judge model
     LOW_CONFIDENCE = "low_confidence"  # a local judge abstained
+    UNDECIDED = "undecided"  # the judge answered that it cannot tell, or that the question does not arise
     BUDGET = "budget"  # the run's budget was spent before this verdict
     JUDGE_ERROR = "judge_error"  # the judge's own code failed
     UNREADABLE_TRACE = "unreadable_trace"  # spans missing or not decodable
 
 
-TRANSIENT: frozenset[Unscored] = frozenset(Unscored) - {Unscored.MISSING_FIELD, Unscored.UNREADABLE_TRACE}
+TRANSIENT: frozenset[Unscored] = frozenset(Unscored) - {
+    Unscored.MISSING_FIELD,
+    Unscored.UNREADABLE_TRACE,
+    Unscored.UNDECIDED,
+}
 
 
 class UnscoredError(Exception):
@@ -129,31 +134,39 @@ class BooleanValue:
 
 @dataclass(frozen=True)
 class CategoricalValue:
-    """One of a closed list of words; those in `good` pass."""
+    """One of a closed list of words; those in `good` pass, those in `undecided` are no verdict at all."""
 
     options: tuple[str, ...]
     good: tuple[str, ...]
+    undecided: tuple[str, ...] = ()
     type: ClassVar[str] = "categorical"
 
     def __post_init__(self) -> None:
-        stray = [g for g in self.good if g not in self.options]
-        if len(set(self.options)) < 2 or not self.good or stray or set(self.good) == set(self.options):
+        scored = set(self.options) - set(self.undecided)
+        stray = [word for word in (*self.good, *self.undecided) if word not in self.options]
+        if len(scored) < 2 or not self.good or stray or not set(self.good) < scored:
             raise ConfigError(
-                "A categorical value needs two or more options, some but not all of them good.",
-                found=f"options {list(self.options)}, good {list(self.good)}",
+                "A categorical value needs two or more options that are verdicts, some but not all of them good, "
+                "and good and undecided words must be among the options and apart.",
+                found=f"options {list(self.options)}, good {list(self.good)}, undecided {list(self.undecided)}",
             )
 
     def read(self, value: Any) -> str:
         """The option meant, matched without regard to case or surrounding space.
 
         Raises:
-            UnscoredError: OFF_MENU when it is none of the options.
+            UnscoredError: OFF_MENU when it is none of the options, UNDECIDED when it is one of `undecided`.
         """
         if isinstance(value, str):
             for option in self.options:
                 if value.strip().lower() == option.lower():
-                    return option
+                    return self._decided(option)
         raise UnscoredError(Unscored.OFF_MENU, f"the judge answered {value!r}; valid: {', '.join(self.options)}")
+
+    def _decided(self, option: str) -> str:
+        if option in self.undecided:
+            raise UnscoredError(Unscored.UNDECIDED, f"the judge answered {option!r}")
+        return option
 
     def passes(self, value: str) -> bool:
         """Whether the option is one of the good ones."""
@@ -161,7 +174,8 @@ class CategoricalValue:
 
     def describe(self) -> str:
         """One phrase for tables."""
-        return f"{'/'.join(self.options)}, {'/'.join(self.good)} passes"
+        apart = f", {'/'.join(self.undecided)} is unscored" if self.undecided else ""
+        return f"{'/'.join(self.options)}, {'/'.join(self.good)} passes{apart}"
 
 
 @dataclass(frozen=True)

@@ -77,8 +77,11 @@ class Catalogue:
         """
         if self._entries is None:
             installed: dict[str, JudgeEntry] = {}
-            for entry in (*self._packs(), *self._library_judges()):
+            for entry in self._packs():
                 _claim(installed, entry)
+            for entry in self._library_judges():
+                if not _is_face_of(installed.get(entry.name), entry):
+                    _claim(installed, entry)
             for folder in self._folders:
                 own: dict[str, JudgeEntry] = {}
                 for path, found in definitions.load_folder(folder):
@@ -183,7 +186,8 @@ class _SingleJudge:
         return [self._class.contract]
 
     def build(self, name: str, params: Mapping[str, Any], model: ModelSettings | None) -> Any:
-        valid = [f for f in self._class.model_fields if f not in ("name", "aggregations", "description", "timeout")]
+        inherited = ("name", "aggregations", "description", "timeout", "pass_if")
+        valid = [f for f in self._class.model_fields if f not in inherited]
         if stray := sorted(set(params) - set(valid)):
             raise ConfigError(f"The judge {name!r} has no parameter {stray[0]!r}.", valid=valid)
         extra = {"model": model} if "model" in valid and model is not None else {}
@@ -204,6 +208,11 @@ def _as_library(name: str, plugin: Any) -> JudgeLibrary:
             valid="a contracts.JudgeLibrary, or a Scorer subclass with a class attribute `contract`",
         )
     return library
+
+
+def _is_face_of(found: JudgeEntry | None, judge: JudgeEntry) -> bool:
+    """Whether `found` is the definition that gives a library's judge, under the same name, its purpose and cases."""
+    return found is not None and (found.library, found.member) == (judge.library, judge.member)
 
 
 def _claim(entries: dict[str, JudgeEntry], entry: JudgeEntry) -> None:

@@ -51,8 +51,11 @@ class _Categorical(_Strict):
     type: Literal["categorical"]
     options: list[str] = Field(min_length=2, description="Every word the judge may answer; quote yes and no.")
     good: list[str] = Field(min_length=1, description="The options that pass.")
+    undecided: list[str] = Field(
+        default_factory=list, description="Options that are no verdict: cannot tell, does not apply."
+    )
 
-    @field_validator("options", "good", mode="before")
+    @field_validator("options", "good", "undecided", mode="before")
     @classmethod
     def _no_booleans(cls, value: Any) -> Any:
         if isinstance(value, list) and any(isinstance(v, bool) for v in value):
@@ -65,7 +68,7 @@ class _Categorical(_Strict):
         return self
 
     def spec(self) -> ValueSpec:
-        return CategoricalValue(tuple(self.options), tuple(self.good))
+        return CategoricalValue(tuple(self.options), tuple(self.good), tuple(self.undecided))
 
 
 class _Numeric(_Strict):
@@ -88,6 +91,7 @@ class _Numeric(_Strict):
 class _Variable(_Strict):
     description: str = Field(min_length=1)
     default: str | None = Field(None, description="Without a default the user must give the text.")
+    example: str | None = Field(None, description="The text the cases are written for; needed without a default.")
 
 
 class CaseSpan(_Strict):
@@ -209,6 +213,9 @@ class JudgeDefinition(_Strict):
 
     def _check_cases(self) -> None:
         spec = self.value.spec()
+        for name, variable in self.variables.items():
+            if self.cases and variable.default is None and variable.example is None:
+                raise ValueError(f"the variable {name!r} has no default, so the cases need its `example`")
         names = [case.name for case in self.cases]
         for case in self.cases:
             if names.count(case.name) > 1:

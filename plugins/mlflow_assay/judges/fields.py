@@ -6,6 +6,8 @@ A field is named by one of:
     transcript           the conversation as text           agents           AGENT spans below the root, by name
     tools_called         tool names in call order           tool_calls       name, arguments, result, error each
     tool_errors          errors of tool calls               retrieved        retrieved passages as text
+    tools_available      tools offered to the model: name, description, parameters
+    evidence             retrieved passages and results of tool calls, as text
     duration_ms          wall time of the trace             total_tokens     tokens used by the trace
     cost_usd             recorded cost of the trace         steps            number of spans below the root
     tag:KEY  metadata:KEY  expectation:KEY
@@ -13,7 +15,8 @@ A field is named by one of:
     span:NAME.inputs[.path]  span:NAME.outputs[.path]       of the first span of that name
 
 A path walks dictionaries by key and lists by index (`outputs.choices.0.message`). A field that is absent
-is None; absent is never an empty string.
+is None; absent is never an empty string. A name that ends in `?` is optional: where it is absent the judge
+reads `(not recorded)` instead of going without a verdict.
 """
 
 from __future__ import annotations
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_text", "check", "extract", "extract_all", "needs_spans"]
 
+NOT_RECORDED = "(not recorded)"
 _PREFIXES = ("tag:", "metadata:", "expectation:", "span:")
 
 
@@ -38,12 +42,13 @@ def check(field: str) -> str:
     Raises:
         ConfigError: no such field; the valid names are listed.
     """
+    whole, field = field, field.removesuffix("?")
     head = field.split(".", 1)[0]
     if field in _NAMED or head in ("inputs", "outputs"):
-        return field
+        return whole
     if field.startswith(_PREFIXES) and field.split(":", 1)[1]:
         if not field.startswith("span:") or _split_span(field) is not None:
-            return field
+            return whole
         raise ConfigError(
             f"The field {field!r} does not say what to read of the span.",
             valid="span:NAME.inputs[.path], span:NAME.outputs[.path]",
@@ -64,9 +69,10 @@ def check(field: str) -> str:
 
 def needs_spans(field: str) -> bool:
     """Whether reading the field needs the trace's spans, not just its info."""
-    return not field.startswith(("tag:", "metadata:", "expectation:")) and field not in (
+    return not field.startswith(("tag:", "metadata:", "expectation:")) and field.removesuffix("?") not in (
         "duration_ms",
         "total_tokens",
+        "cost_usd",
     )
 
 
@@ -77,6 +83,9 @@ def extract(trace: Trace, field: str) -> Any:
         ConfigError: there is no field of that name.
     """
     check(field)
+    if field.endswith("?"):
+        found = extract(trace, field[:-1])
+        return NOT_RECORDED if found is None else found
     if field in _NAMED:
         return _NAMED[field](trace)
     if field.startswith("tag:"):
@@ -231,6 +240,28 @@ def _retrieved(trace: Trace) -> list[str] | None:
     return texts or None
 
 
+def _tools_available(trace: Trace) -> list[dict[str, Any]] | None:
+    """Tools offered to the model, each once, as MLflow's autologging or an OpenAI-style request records them."""
+    found: dict[str, dict[str, Any]] = {}
+    for span in (*_of_type(trace, "CHAT_MODEL"), *_of_type(trace, "LLM")):
+        offered = span.get_attribute("mlflow.chat.tools")
+        if offered is None and isinstance(span.inputs, Mapping):
+            offered = span.inputs.get("tools")
+        for tool in offered if isinstance(offered, list) else []:
+            about = tool.get("function", tool) if isinstance(tool, Mapping) else {}
+            if about.get("name"):
+                found.setdefault(
+                    about["name"], {k: about[k] for k in ("name", "description", "parameters") if about.get(k)}
+                )
+    return list(found.values()) or None
+
+
+def _evidence(trace: Trace) -> list[str] | None:
+    """What the answer may rest on: retrieved passages first, then the tools' results in call order."""
+    results = [f"{c['name']}: {as_text(c['result'])}" for c in _tool_calls(trace) or [] if c["result"] is not None]
+    return [*(_retrieved(trace) or []), *results] or None
+
+
 def _agents(trace: Trace) -> list[str] | None:
     names = [s.name for s in _of_type(trace, "AGENT") if s.parent_id is not None]
     return names or None
@@ -259,6 +290,8 @@ _NAMED: dict[str, Callable[[Any], Any]] = {
     "tool_calls": _tool_calls,
     "tool_errors": _tool_errors,
     "retrieved": _retrieved,
+    "tools_available": _tools_available,
+    "evidence": _evidence,
     "agents": _agents,
     "duration_ms": lambda trace: trace.info.execution_duration,
     "total_tokens": _total_tokens,
