@@ -73,11 +73,8 @@ class Unscored(str, Enum):
     UNREADABLE_TRACE = "unreadable_trace"  # spans missing or not decodable
 
 
-TRANSIENT: frozenset[Unscored] = frozenset(Unscored) - {
-    Unscored.MISSING_FIELD,
-    Unscored.UNREADABLE_TRACE,
-    Unscored.UNDECIDED,
-}
+# Reasons that judging the same trace again may change; the others are the judge's own, repeatable answer.
+TRANSIENT: frozenset[Unscored] = frozenset(Unscored) - {Unscored.UNDECIDED, Unscored.LOW_CONFIDENCE}
 
 
 class UnscoredError(Exception):
@@ -154,9 +151,13 @@ class CategoricalValue:
     def read(self, value: Any) -> str:
         """The option meant, matched without regard to case or surrounding space.
 
+        A bool, as a reviewer's thumb gives, is read as `yes` or `no` where the menu has both.
+
         Raises:
             UnscoredError: OFF_MENU when it is none of the options, UNDECIDED when it is one of `undecided`.
         """
+        if isinstance(value, bool) and {"yes", "no"} <= set(self.options):
+            return "yes" if value else "no"
         if isinstance(value, str):
             for option in self.options:
                 if value.strip().lower() == option.lower():

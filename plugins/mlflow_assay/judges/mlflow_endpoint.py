@@ -1,0 +1,82 @@
+"""A base URL for MLflow's built-in judges, which take none.
+
+For `openai:/` models MLflow reads the environment variable OPENAI_API_BASE at each call
+(MLFLOW_GENAI_JUDGE_BASE_URL, despite its name, is read for SAP AI Core only). So the variable is set while a
+call with a base URL runs and put back afterwards. Calls to one base URL run side by side; a call to another
+waits for them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mlflow_assay.contracts import ModelSettings
+from mlflow_assay.errors import ConfigError
+
+__all__ = ["check", "route"]
+
+VARIABLE = "OPENAI_API_BASE"
+_SUFFIX = "/chat/completions"
+
+
+def check(model: ModelSettings) -> None:
+    """Refuse a base URL that cannot be honoured.
+
+    Raises:
+        ConfigError: it is given with a model that is not `openai:/`, or is no chat-completions URL.
+    """
+    if model.base_url is None:
+        return
+    if not model.uri.startswith("openai:/") or not model.base_url.rstrip("/").endswith(_SUFFIX):
+        raise ConfigError(
+            "MLflow's built-in judges take a base URL only for an OpenAI-compatible endpoint.",
+            found=f"{model.uri} at {model.base_url}",
+            valid=f"an openai:/ model and a URL that ends in {_SUFFIX}",
+            fix="Or put the endpoint behind MLflow's AI Gateway and use gateway:/NAME.",
+        )
+
+
+class _Switch:
+    """The environment variable, held at one value by any number of threads."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Condition()
+        self._base = ""
+        self._users = 0
+        self._before: str | None = None
+
+    def take(self, base: str) -> None:
+        with self._turn:
+            self._turn.wait_for(lambda: self._users == 0 or self._base == base)
+            if self._users == 0:
+                self._base, self._before = base, os.environ.get(VARIABLE)
+                os.environ[VARIABLE] = base
+            self._users += 1
+
+    def release(self) -> None:
+        with self._turn:
+            self._users -= 1
+            if self._users == 0:
+                os.environ.pop(VARIABLE)
+                if self._before is not None:
+                    os.environ[VARIABLE] = self._before
+            self._turn.notify_all()
+
+
+_switch = _Switch()
+
+
+@contextmanager
+def route(model: ModelSettings | None) -> Iterator[None]:
+    """While it is entered, MLflow's OpenAI provider talks to the model's base URL, if there is one."""
+    if model is None or model.base_url is None:
+        yield
+        return
+    _switch.take(model.base_url.rstrip("/").removesuffix(_SUFFIX))
+    try:
+        yield
+    finally:
+        _switch.release()
