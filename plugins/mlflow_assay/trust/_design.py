@@ -26,6 +26,12 @@ def t_value(confidence: float, df: float) -> float:
     return float(special.stdtrit(df, 0.5 + confidence / 2))
 
 
+def cluster_sums(values: Floats, clusters: Ints) -> Floats:
+    """Sum of the values of each cluster present, shape (G,)."""
+    group = np.unique(clusters, return_inverse=True)[1]
+    return np.asarray(np.bincount(group, weights=values), dtype=np.float64)
+
+
 def clustered_variance(terms: Floats, clusters: Ints) -> tuple[float, int]:
     """Variance of a sum of terms, and the number of clusters.
 
@@ -40,7 +46,7 @@ def clustered_variance(terms: Floats, clusters: Ints) -> tuple[float, int]:
     Source: Liang & Zeger 1986, Biometrika 73:13, with the G/(G-1) small-sample factor; for evaluations,
         Miller 2024, arXiv 2411.00640.
     """
-    sums = np.bincount(np.unique(clusters, return_inverse=True)[1], weights=terms)
+    sums = cluster_sums(terms, clusters)
     count = int(sums.size)
     return (float(count / (count - 1) * np.square(sums).sum()) if count > 1 else np.inf), count
 
