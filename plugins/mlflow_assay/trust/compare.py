@@ -109,8 +109,8 @@ class Comparison:
         heads = {"better": "B is better", "worse": "B is worse", "inconclusive": "no difference shown"}
         parts = [f"{self.name}: {heads[self.outcome]}: {self._numbers()}, {self._p_text()}."]
         if self.non_inferior is not None:
-            word = "not worse" if self.non_inferior else "not shown to be no worse"
-            parts.append(f"B is {word} than A by {self._amount(self.margin or 0)} or more.")
+            word = "ruled out" if self.non_inferior else "not ruled out"
+            parts.append(f"That B is worse by {self._amount(self.margin or 0)} or more is {word}.")
         if self.outcome == "inconclusive" and self.n_needed and self.effect:
             parts.append(f"{self.n_needed} more rows are needed to see {self._amount(self.effect)}.")
         return " ".join((*parts, *self.notes))
@@ -121,7 +121,10 @@ class Comparison:
         text = f"{scale * (self.difference or 0):+.{digits}f}{unit}"
         if self.low is not None and self.high is not None:
             text += f" [{scale * self.low:+.{digits}f}, {scale * self.high:+.{digits}f}]"
-        return f"{text}, {len(self.wins)} wins, {len(self.losses)} losses, {self.ties} ties in {self.n} pairs"
+        counts = (("win", len(self.wins)), ("loss", len(self.losses)), ("tie", self.ties))
+        plural = {"win": "wins", "loss": "losses", "tie": "ties"}
+        listed = ", ".join(f"{c} {word if c == 1 else plural[word]}" for word, c in counts)
+        return f"{text}, {listed} in {self.n} pairs"
 
     def _p_text(self) -> str:
         p, word = (self.p_value, "p") if self.p_adjusted is None else (self.p_adjusted, "Holm-adjusted p")
