@@ -18,7 +18,18 @@ from mlflow_assay.judges import fields as trace_fields
 if TYPE_CHECKING:
     from mlflow.entities import Feedback, Trace
 
-__all__ = ["Subject", "classify", "judge", "missing", "outcome_of", "reason_of", "subject_of", "unscored", "verdict"]
+__all__ = [
+    "Subject",
+    "classify",
+    "judge",
+    "missing",
+    "outcome_of",
+    "reason_of",
+    "source_of",
+    "subject_of",
+    "unscored",
+    "verdict",
+]
 
 
 @dataclass(frozen=True)
@@ -145,7 +156,7 @@ def verdict(bound: BoundJudge, subject: Subject, result: Any, latency_ms: float 
 
     found = _single(result)
     if not isinstance(found, Feedback):
-        found = Feedback(name=bound.name, value=found, source=_source(bound))
+        found = Feedback(name=bound.name, value=found, source=source_of(bound))
     if found.error is not None:
         raise UnscoredError(*_reason_from(found.error), metadata=_own(found))
     if found.value is None:
@@ -161,7 +172,7 @@ def verdict(bound: BoundJudge, subject: Subject, result: Any, latency_ms: float 
         name=bound.name,
         value=value,
         rationale=found.rationale,
-        source=found.source if found.source and found.source.source_id != "default" else _source(bound),
+        source=found.source if found.source and found.source.source_id != "default" else source_of(bound),
         metadata={**_own(found), **_provenance(bound, outcome, latency_ms, subject)},
         span_id=found.span_id,
         trace_id=subject.trace_id,
@@ -178,7 +189,7 @@ def unscored(bound: BoundJudge, subject: Subject, error: UnscoredError, latency_
     return Feedback(
         name=bound.name,
         error=AssessmentError(error_code=error.reason.value, error_message=error.detail[:2000]),
-        source=_source(bound),
+        source=source_of(bound),
         metadata={key: str(value) for key, value in metadata.items()},
         trace_id=subject.trace_id,
     )
@@ -207,7 +218,8 @@ def _own(found: Feedback) -> dict[str, str]:
     return {key: str(value) for key, value in (found.metadata or {}).items()}
 
 
-def _source(bound: BoundJudge) -> Any:
+def source_of(bound: BoundJudge) -> Any:
+    """Who a judge's verdicts are from: the model it asked, or its own code."""
     from mlflow.entities import AssessmentSource, AssessmentSourceType
 
     if bound.model is not None:

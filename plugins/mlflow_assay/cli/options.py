@@ -1,0 +1,101 @@
+"""Options several commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from mlflow_assay.errors import ConfigError
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+__all__ = ["judges_path", "model_options", "model_settings", "read_texts", "trace_options"]
+
+
+def judges_path(command: F) -> F:
+    """`--path`, the user's own folders of judge definitions."""
+    option = click.option(
+        "--path",
+        "paths",
+        multiple=True,
+        type=click.Path(file_okay=False),
+        help="Folder of your own judge definitions (YAML); repeatable. Also ASSAY_JUDGES_PATH.",
+    )
+    return option(command)
+
+
+def model_options(command: F) -> F:
+    """The one judge-model setting."""
+    for option in (
+        click.option(
+            "--timeout", "timeout_s", type=float, default=60.0, show_default=True, help="Seconds a call may take."
+        ),
+        click.option(
+            "--base-url",
+            help="Full chat-completions URL of an OpenAI-compatible endpoint. Also ASSAY_JUDGE_BASE_URL.",
+            envvar="ASSAY_JUDGE_BASE_URL",
+        ),
+        click.option(
+            "--model",
+            help="Judge model, an MLflow URI: openai:/gpt-4.1-mini, gateway:/my-endpoint. Also ASSAY_JUDGE_MODEL.",
+            envvar="ASSAY_JUDGE_MODEL",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def model_settings(model: str | None, base_url: str | None, timeout_s: float) -> Any:
+    """`ModelSettings` from the options; None when no model was named.
+
+    Raises:
+        ConfigError: a base URL without a model, or a model that is no URI.
+    """
+    from mlflow_assay.contracts import ModelSettings
+
+    if model is None:
+        if base_url is not None:
+            raise ConfigError("--base-url needs --model, to say which model to ask for there.", valid="openai:/NAME")
+        return None
+    provider, found, name = model.partition(":/")
+    if not (provider and found and name):
+        raise ConfigError(
+            f"--model {model!r} is not an MLflow model URI.", valid="provider:/name, such as openai:/gpt-4.1-mini"
+        )
+    return ModelSettings(model, base_url, timeout_s=timeout_s)
+
+
+def trace_options(command: F) -> F:
+    """Which traces."""
+    for option in (
+        click.option("--max-traces", type=click.IntRange(min=1), help="At most so many, oldest first."),
+        click.option("--since", help="Only traces since then: 7d, 24h, 2026-11-01, 2026-11-01T08:00+01:00."),
+        click.option("--filter", "filter_string", help="MLflow's search syntax, such as \"tag.agent = 'billing'\"."),
+        click.option("--experiment", "-e", required=True, help="Name or id of the MLflow experiment."),
+    ):
+        command = option(command)
+    return command
+
+
+def read_texts(settings: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """`JUDGE.VARIABLE=TEXT` or `=@FILE` settings, by judge and variable.
+
+    Raises:
+        ConfigError: another form, or the file cannot be read.
+    """
+    texts: dict[str, dict[str, str]] = {}
+    for setting in settings:
+        target, found, text = setting.partition("=")
+        judge, dot, variable = target.rpartition(".")
+        if not (found and dot and judge and variable):
+            raise ConfigError(f"--set {setting!r} cannot be read.", valid="JUDGE.VARIABLE=TEXT, JUDGE.VARIABLE=@FILE")
+        if text.startswith("@"):
+            try:
+                text = Path(text[1:]).read_text(encoding="utf-8")
+            except OSError as error:
+                raise ConfigError(f"--set {target}: {text[1:]!r} cannot be read: {error}.") from error
+        texts.setdefault(judge, {})[variable] = text
+    return texts

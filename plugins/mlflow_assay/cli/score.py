@@ -1,0 +1,144 @@
+"""`assay score`: judge the traces of an experiment."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlflow_assay.cli.options import judges_path, model_options, model_settings, read_texts, trace_options
+
+if TYPE_CHECKING:
+    from mlflow_assay.engine.report import RunReport, Tally
+
+
+@click.command()
+@trace_options
+@click.option("--judge", "-j", "judges", multiple=True, required=True, help="Judge by name; repeatable.")
+@click.option("--set", "settings", multiple=True, help="Text for a judge: JUDGE.VARIABLE=TEXT or =@FILE; repeatable.")
+@judges_path
+@model_options
+@click.option("--concurrency", type=click.IntRange(1, 1024), default=64, show_default=True, help="Calls in flight.")
+@click.option("--max-usd", type=click.FloatRange(min=0, min_open=True), help="Stop before spending more.")
+@click.option("--max-calls", type=click.IntRange(min=1), help="Stop before calling the model more often.")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Stop before using more tokens.")
+@click.option("--cache/--no-cache", default=True, show_default=True, help="Reuse verdicts already paid for.")
+@click.option("--sink", "sinks", multiple=True, help="Also write verdicts to: jsonl=PATH, or an installed sink's name.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+def score(
+    experiment: str,
+    filter_string: str | None,
+    since: str | None,
+    max_traces: int | None,
+    judges: tuple[str, ...],
+    settings: tuple[str, ...],
+    paths: tuple[str, ...],
+    model: str | None,
+    base_url: str | None,
+    timeout_s: float,
+    concurrency: int,
+    max_usd: float | None,
+    max_calls: int | None,
+    max_tokens: int | None,
+    cache: bool,
+    sinks: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Judge traces and store the verdicts on them as MLflow assessments.
+
+    Running it twice doubles nothing: a verdict that stands is left alone. Kill it and start it again, and it
+    goes on where it stopped. A verdict that could not be reached is *unscored*, with the reason; it is never
+    counted as a fail.
+
+    \b
+    assay score -e support -j request_resolved -j tone --model openai:/gpt-4.1-mini
+    assay score -e support -j repeated_steps --since 7d
+    assay score -e support -j policy_adherence --set policy_adherence.policy=@policy.md --max-usd 5
+    """
+    from mlflow_assay import pipeline
+    from mlflow_assay.cli.progress import ScoreProgress
+    from mlflow_assay.engine.budget import Budget
+    from mlflow_assay.engine.cache import VerdictCache
+    from mlflow_assay.engine.run import Options
+    from mlflow_assay.sources.mlflow_store import MlflowSource, parse_since
+
+    source = MlflowSource(experiment, filter_string, parse_since(since) if since else None, max_traces)
+    built = pipeline.build_judges(
+        judges, model=model_settings(model, base_url, timeout_s), paths=paths, texts=read_texts(settings)
+    )
+    limited = any(limit is not None for limit in (max_usd, max_calls, max_tokens))
+    options = Options(
+        concurrency=concurrency,
+        cache=VerdictCache() if cache else None,
+        budget=Budget(max_usd, max_tokens, max_calls) if limited else None,
+    )
+    displays: list[ScoreProgress] = []
+
+    def display(plan: Any) -> ScoreProgress:
+        displays.append(ScoreProgress(plan))
+        return displays[0]
+
+    try:
+        report = pipeline.score(source, built, options=options, sinks=_sinks(sinks), progress=display)
+    finally:
+        for shown in displays:
+            shown.close()
+    if as_json:
+        click.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        _print(report)
+
+
+def _sinks(named: tuple[str, ...]) -> list[Any]:
+    from mlflow_assay import registry
+
+    made = []
+    for setting in named:
+        name, found, argument = setting.partition("=")
+        sink = registry.load("sinks", name)
+        made.append(sink(argument) if found else sink())
+    return made
+
+
+def _print(report: RunReport) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("judge", overflow="fold")
+    for heading in ("scored", "passed", "failed", "already", "cost", "tokens", "cached"):
+        table.add_column(heading, justify="right")
+    table.add_column("unscored, by reason", overflow="fold")
+    for tally in report.tallies:
+        table.add_row(*_row(tally))
+    console = Console()
+    console.print(table)
+    click.echo(f"{report.traces} traces, {report.stored} verdicts stored, {report.wall_s:.1f} s")
+    for note in _notes(report):
+        click.echo(note)
+    click.echo(f"Next: assay report --experiment {report.experiment!r} --out report.html")
+
+
+def _row(tally: Tally) -> list[str]:
+    cost = "–" if tally.cost_usd is None else f"${tally.cost_usd:.4f}"
+    tokens = tally.input_tokens + tally.output_tokens
+    reasons = ", ".join(f"{reason} {n}" for reason, n in tally.unscored.most_common()) or "none"
+    counts = (tally.scored, tally.passed, tally.failed, tally.standing)
+    return [tally.judge, *map(str, counts), cost, str(tokens) if tokens else "–", str(tally.cache_hits), reasons]
+
+
+def _notes(report: RunReport) -> list[str]:
+    notes = [f"The sink {name!r} failed and was left out: {why}" for name, why in report.sink_failures.items()]
+    if report.stopped:
+        notes.append(f"Stopped early: {report.stopped}. The rest is unscored (budget); run it again to go on.")
+    for tally in report.tallies:
+        if tally.foreign:
+            notes.append(
+                f"{tally.foreign} traces carry an assessment named {tally.judge!r} that is not from this judge; "
+                "both stand. Give your judge another name if they must not mix."
+            )
+        if tally.no_session:
+            notes.append(f"{tally.judge} judges sessions; {tally.no_session} traces belong to none.")
+    return notes

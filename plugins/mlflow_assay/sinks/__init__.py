@@ -1,0 +1,1 @@
+"""Sinks: Feedback to where it is kept or seen."""

@@ -1,0 +1,245 @@
+"""Traces from MLflow: a tracking server or a database URI, read in pages so that memory does not grow.
+
+Trace infos (with their assessments) come first and cheaply; spans are loaded only for the traces asked for,
+since through a server they are the dominating cost.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+from mlflow_assay.errors import ConfigError, StoreError
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment, Trace, TraceInfo
+
+__all__ = ["MlflowSource", "assessment_ids", "find_experiment", "load_ids", "parse_since", "reach"]
+
+_PAGE = 200
+_DURATION = re.compile(r"(\d+)\s*(m|h|d|w)")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+_BUSY_TIMEOUT_S = 60
+
+
+def parse_since(text: str, now: datetime | None = None) -> int:
+    """`7d`, `24h`, `90m`, `2w` or an ISO date or time (UTC where it names no zone) as epoch milliseconds.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if match := _DURATION.fullmatch(text.strip()):
+        moment = (now or datetime.now(timezone.utc)) - timedelta(**{_UNITS[match[2]]: int(match[1])})
+    else:
+        try:
+            moment = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
+        except ValueError as error:
+            raise ConfigError(
+                f"{text!r} is not a time.", valid="7d, 24h, 90m, 2w, 2026-11-01, 2026-11-01T08:00+01:00"
+            ) from error
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    return int(moment.timestamp() * 1000)
+
+
+def reach() -> str:
+    """Check that the tracking server answers, and return its URI.
+
+    MLflow itself retries an unreachable server for minutes; this asks once.
+
+    Raises:
+        StoreError: no answer within five seconds, or the database cannot be opened.
+    """
+    import mlflow
+    import requests
+
+    uri = str(mlflow.get_tracking_uri())
+    if uri.startswith(("http://", "https://")):
+        try:
+            requests.get(f"{uri.rstrip('/')}/health", timeout=5)
+        except requests.RequestException as error:
+            raise StoreError(
+                f"The MLflow server {uri} does not answer.",
+                found=type(error).__name__,
+                fix="Start it (mlflow server), or set MLFLOW_TRACKING_URI to one that runs.",
+            ) from error
+    elif uri.startswith("sqlite:"):
+        # Several processes may write one SQLite file; wait for its lock rather than fail at once.
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_POOL_SIZE", "20")
+        os.environ.setdefault("MLFLOW_SQLALCHEMYSTORE_MAX_OVERFLOW", "20")
+    return uri
+
+
+def find_experiment(name: str) -> Experiment:
+    """The experiment of that name, or with that id.
+
+    Raises:
+        StoreError: there is none (near names are suggested), or MLflow cannot be reached.
+    """
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    uri = reach()
+    try:
+        experiment = mlflow.get_experiment_by_name(name)
+        if experiment is None and name.isdigit():
+            experiment = mlflow.get_experiment(name)
+        if experiment is None:
+            names = [e.name for e in mlflow.search_experiments(max_results=1000)]
+    except MlflowException as error:
+        if "No Experiment" not in str(error):
+            raise StoreError(f"MLflow at {uri} could not be read: {error.message}") from error
+        names = [e.name for e in mlflow.search_experiments(max_results=1000)]
+        experiment = None
+    if experiment is None:
+        near = difflib.get_close_matches(name, names, n=5) or names[:10]
+        raise StoreError(
+            f"There is no experiment {name!r} at {uri}.",
+            valid=near,
+            fix="Import or log traces into it first, or set MLFLOW_TRACKING_URI.",
+        )
+    return experiment
+
+
+@dataclass(frozen=True)
+class MlflowSource:
+    """The traces of one experiment, oldest first.
+
+    Args:
+        experiment: name or id.
+        filter: MLflow's search syntax, for example `tag.agent = 'billing'`; None takes all.
+        since_ms: epoch milliseconds; None takes all.
+        max_traces: at most so many; None is no limit.
+    """
+
+    experiment: str
+    filter: str | None = None
+    since_ms: int | None = None
+    max_traces: int | None = None
+
+    @property
+    def experiment_id(self) -> str:
+        """The experiment's id.
+
+        Raises:
+            StoreError: there is no such experiment.
+        """
+        return str(find_experiment(self.experiment).experiment_id)
+
+    def infos(self) -> Iterator[TraceInfo]:
+        """Trace infos with their assessments, without spans, oldest first.
+
+        Raises:
+            StoreError: MLflow refuses the filter or cannot be read.
+        """
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        client, location = MlflowClient(), self.experiment_id
+        token, left = None, self.max_traces
+        while left is None or left > 0:
+            try:
+                page = client.search_traces(
+                    locations=[location],
+                    filter_string=self._filter(),
+                    max_results=_PAGE if left is None else min(_PAGE, left),
+                    order_by=["timestamp_ms ASC"],
+                    page_token=token,
+                    include_spans=False,
+                )
+            except MlflowException as error:
+                raise StoreError(f"MLflow could not search traces: {error.message}") from error
+            yield from (trace.info for trace in page)
+            left = None if left is None else left - len(page)
+            token = page.token
+            if not token:
+                return
+
+    def traces(self, *, spans: bool = True) -> Iterator[Trace]:
+        """The traces, spans included unless told otherwise. A trace whose spans cannot be read has none."""
+        page: list[TraceInfo] = []
+        for info in self.infos():
+            page.append(info)
+            if len(page) == _PAGE:
+                yield from load_spans(page) if spans else bare(page)
+                page = []
+        yield from load_spans(page) if spans else bare(page)
+
+    def _filter(self) -> str | None:
+        since = f"timestamp_ms >= {self.since_ms}" if self.since_ms is not None else None
+        return " AND ".join(part for part in (self.filter, since) if part) or None
+
+
+def bare(infos: Sequence[TraceInfo]) -> list[Trace]:
+    """Traces without spans from their infos."""
+    from mlflow.entities import Trace, TraceData
+
+    return [Trace(info, TraceData(spans=[])) for info in infos]
+
+
+def load_spans(infos: Sequence[TraceInfo]) -> list[Trace]:
+    """The traces of these infos with their spans, in the same order, none left out.
+
+    MLflow drops a trace it cannot read from a batch without a word; here it stays, with no spans.
+    """
+    loaded = {t.info.trace_id: t for t in _batch([i.trace_id for i in infos])}
+    empty = {t.info.trace_id: t for t in bare([i for i in infos if i.trace_id not in loaded])}
+    return [loaded.get(i.trace_id) or empty[i.trace_id] for i in infos]
+
+
+def load_ids(trace_ids: Sequence[str]) -> list[Trace]:
+    """Traces by id with their spans, in the order asked for, none left out.
+
+    Raises:
+        StoreError: MLflow cannot be read, or a trace has been deleted meanwhile.
+    """
+    from mlflow.exceptions import MlflowException
+
+    loaded = {t.info.trace_id: t for t in _batch(trace_ids)}
+    absent = [i for i in trace_ids if i not in loaded]
+    try:
+        infos = _infos(absent) if absent else []
+    except MlflowException as error:
+        raise StoreError(f"MLflow could not load traces: {error.message}") from error
+    loaded |= {t.info.trace_id: t for t in bare(infos)}
+    if gone := [i for i in trace_ids if i not in loaded]:
+        raise StoreError(f"{len(gone)} traces were deleted while the run was reading them, first {gone[0]}.")
+    return [loaded[i] for i in trace_ids]
+
+
+def assessment_ids(trace_ids: Iterable[str]) -> set[str]:
+    """The ids of all assessments on these traces, read back from the store."""
+    wanted, found = list(trace_ids), set()
+    for start in range(0, len(wanted), _PAGE):
+        for info in _infos(wanted[start : start + _PAGE]):
+            found |= {str(a.assessment_id) for a in info.assessments or []}
+    return found
+
+
+def _infos(trace_ids: Sequence[str]) -> list[TraceInfo]:
+    from mlflow.exceptions import MlflowNotImplementedException
+    from mlflow.tracing.client import TracingClient
+
+    store: Any = TracingClient().store
+    try:
+        return list(store.batch_get_trace_infos(list(trace_ids)))
+    except (AttributeError, MlflowNotImplementedException):
+        return [store.get_trace_info(i) for i in trace_ids]
+
+
+def _batch(trace_ids: Sequence[str]) -> list[Trace]:
+    """Traces with spans, in as few round trips as the store allows; unreadable ones are absent."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracing.client import TracingClient
+
+    if not trace_ids:
+        return []
+    client = TracingClient()
+    try:
+        return list(client.batch_get_traces(list(trace_ids)))
+    except MlflowException as error:
+        raise StoreError(f"MLflow could not load traces: {error.message}") from error
