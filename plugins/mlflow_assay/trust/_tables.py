@@ -107,34 +107,35 @@ def recall(tables: Floats, category: int) -> Floats:
     return _ratio(tables[..., category, category], tables[..., category, :].sum(-1))
 
 
-def cluster_tables(human: Ints, judge: Ints, size: int, weights: Floats, clusters: Ints) -> Floats:
-    """One weighted table a cluster, shape (G, size, size)."""
+def cluster_tables(human: Ints, judge: Ints, shape: tuple[int, int], weights: Floats, clusters: Ints) -> Floats:
+    """One weighted table a cluster, shape (G, *shape)."""
+    rows, columns = shape
     group = np.unique(clusters, return_inverse=True)[1]
-    cells = (group * size + human) * size + judge
+    cells = (group * rows + human) * columns + judge
     count = int(group.max()) + 1 if group.size else 0
-    flat = np.bincount(cells, weights=weights, minlength=count * size * size)
-    return flat.astype(np.float64).reshape(count, size, size)
+    flat = np.bincount(cells, weights=weights, minlength=count * rows * columns)
+    return flat.astype(np.float64).reshape(count, rows, columns)
 
 
 def posterior_tables(parts: Floats, *, seed: int = 0, draws: int = DRAWS) -> Floats:
-    """Posterior draws of the cell probabilities (unnormalised), shape (draws, size, size).
+    """Posterior draws of the cell probabilities (unnormalised), shape (draws, rows, columns).
 
     Args:
-        parts: one table a cluster, shape (G, size, size), G >= 1.
+        parts: one table a cluster, shape (G, rows, columns), G >= 1.
         seed: of the generator; the same seed gives the same draws.
         draws: how many.
 
     Returns:
         Without repeats and weights: draws from the Dirichlet posterior under a prior of total mass 2, which is
-        Jeffreys' 1/2 a cell for two categories. With clusters: the Bayesian bootstrap over clusters, plus the
+        Jeffreys' 1/2 a cell for a 2 x 2 table. With clusters: the Bayesian bootstrap over clusters, plus the
         same prior scaled to the size of a cluster.
 
     Source: Rubin 1981, Annals of Statistics 9:130 (Bayesian bootstrap); Jeffreys' prior for tables, Agresti &
         Hitchcock 2005, Statistical Methods & Applications 14:297.
     """
-    rng, size = np.random.default_rng(seed), parts.shape[-1]
+    rng, cells = np.random.default_rng(seed), parts[0].size
     kinds, counts = np.unique(parts.reshape(len(parts), -1), axis=0, return_counts=True)
     mass = parts.sum((-2, -1))
     scale = float(np.square(mass).sum() / mass.sum())
-    prior = rng.standard_gamma(2 / size**2, (draws, size * size)) * scale
-    return (rng.standard_gamma(counts, (draws, len(counts))) @ kinds + prior).reshape(draws, size, size)
+    prior = rng.standard_gamma(2 / cells, (draws, cells)) * scale
+    return (rng.standard_gamma(counts, (draws, len(counts))) @ kinds + prior).reshape(draws, *parts.shape[1:])

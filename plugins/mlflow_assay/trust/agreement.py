@@ -37,6 +37,7 @@ __all__ = [
     "cohen_kappa",
     "confusion",
     "human_ceiling",
+    "kappa_gain",
     "krippendorff_alpha",
 ]
 
@@ -209,7 +210,7 @@ def agreement(
     h, j = code(human, found), code(judge, found)
     both = (h >= 0) & (j >= 0)
     weights = label_weights(both, np.ones(n), label_probabilities)[both]
-    parts = _tables.cluster_tables(h[both], j[both], len(found), weights, codes(clusters, n)[both])
+    parts = _tables.cluster_tables(h[both], j[both], (len(found),) * 2, weights, codes(clusters, n)[both])
     table = parts.sum(0)
     draws = _tables.posterior_tables(parts, seed=seed) if both.any() else table[None][:0]
     good = found.index(positive) if positive in found and len(found) == 2 else None
@@ -298,3 +299,53 @@ def agreement_by(
             [judge[i] for i in rows], [human[i] for i in rows], **(options | shared | own | {"name": label})
         )
     return dict(sorted(results.items(), key=lambda item: -item[1].n))
+
+
+def kappa_gain(
+    old: Sequence[Any],
+    new: Sequence[Any],
+    human: Sequence[Any],
+    *,
+    weighting: Weighting | None = None,
+    categories: Sequence[Hashable] | None = None,
+    clusters: Sequence[Hashable] | None = None,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> Measure:
+    """By how much a new judge agrees better with the experts than the old one, on the same traces.
+
+    Args:
+        old: verdicts of the old judge, None for unscored, shape (n,).
+        new: verdicts of the new judge, likewise.
+        human: labels, None where missing, shape (n,). Traces lacking any of the three are left out.
+        weighting: None, `linear` or `quadratic` for ordered categories.
+        categories: all values in order; None takes those seen, sorted.
+        clusters: session id of each trace, None for a trace on its own, shape (n,).
+        confidence: level of the interval, in (0, 1).
+        seed: of the posterior draws.
+
+    Returns:
+        Kappa of the new minus kappa of the old, in [-2, 2], with an interval that keeps the pairing; value None
+        where either kappa is undefined.
+
+    Raises:
+        ConfigError: lengths differ, or a value is no category.
+
+    Source: Bayesian bootstrap, Rubin 1981, on the joint table; see `_tables.posterior_tables`.
+    """
+    check_confidence(confidence)
+    n = same_length(old=old, new=new, human=human, clusters=clusters)
+    found = category_list([*old, *new, *human], categories)
+    size, (o, w, h) = len(found), (code(v, found) for v in (old, new, human))
+    used = (o >= 0) & (w >= 0) & (h >= 0)
+    if not used.any():
+        return Measure(None)
+    joint = _tables.cluster_tables(
+        h[used], (o * size + w)[used], (size, size**2), np.ones(int(used.sum())), codes(clusters, n)[used]
+    )
+
+    def gain(tables: Floats) -> Floats:
+        split = tables.reshape(*tables.shape[:-1], size, size)
+        return _tables.kappa(split.sum(-2), weighting) - _tables.kappa(split.sum(-1), weighting)
+
+    return measure(float(gain(joint.sum(0))), gain(_tables.posterior_tables(joint, seed=seed)), confidence)
