@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,7 @@ def score(
     options: Options | None = None,
     sinks: Sequence[Sink] = (),
     progress: Callable[[Plan], Progress] | None = None,
+    evaluation_run: bool = True,
 ) -> RunReport:
     """Judge the traces of an experiment and store the verdicts on them.
 
@@ -74,6 +76,8 @@ def score(
         options: concurrency, cache, budget; None takes the defaults without a cache.
         sinks: further sinks beside MLflow.
         progress: makes a progress display from the plan.
+        evaluation_run: whether the work shows up in MLflow as an evaluation run; none is made when nothing
+            is owed.
 
     Returns:
         The run's tallies; for each judge, judged + already = the traces (or sessions) it applies to.
@@ -82,25 +86,30 @@ def score(
         StoreError, SinkError: MLflow could not be read or written.
         IncompleteError: a verdict that was written is not in the store afterwards.
     """
+    from mlflow_assay.engine.evaluation_run import open_run
     from mlflow_assay.engine.plan import make_plan
-    from mlflow_assay.engine.run import LocalEngine
+    from mlflow_assay.engine.run import LocalEngine, Options
     from mlflow_assay.sinks.mlflow_assessments import MlflowSink
     from mlflow_assay.sources.mlflow_store import load_ids
 
     started = time.perf_counter()
     plan = make_plan(source.infos(), judges)
-    display = progress(plan) if progress else None
-    engine = LocalEngine(plan, load_ids, MlflowSink(), options, sinks, display)
-    report = RunReport(source.experiment, engine.tallies, plan.traces)
+    options = options or Options()
+    run = open_run(source.experiment_id, judges, source.selection) if evaluation_run and plan.total else None
+    options = replace(options, run_id=run.run_id) if run else options
+    engine = LocalEngine(plan, load_ids, MlflowSink(), options, sinks, progress(plan) if progress else None)
+    report = RunReport(source.experiment, engine.tallies, plan.traces, run_id=run.run_id if run else None)
     try:
         engine.run()
     finally:
         report.wall_s = time.perf_counter() - started
         report.stored = len(engine.stored)
         report.sink_failures = engine.sink_failures
-    if options is not None and options.budget is not None:
+    if options.budget is not None:
         report.stopped = options.budget.exhausted
     _check_complete(engine.stored)
+    if run is not None:
+        run.close(report, (trace_id for trace_id, _ in engine.stored))
     return report
 
 

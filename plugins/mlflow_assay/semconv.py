@@ -37,11 +37,22 @@ CASCADE_STAGE: Final = "assay.cascade.stage"
 CONFIDENCE: Final = "assay.judge.confidence"  # probability of the verdict in [0, 1], where the judge has one
 RAW_VALUE: Final = "assay.raw_value"  # what the judge said, where it could not be read or was normalised
 
+# --- ours: tags on an evaluation run -------------------------------------------------------------------
+RUN_WORK: Final = "assay.run.work"  # 16 hex digits over judges and selection; finds a killed run to go on with
+RUN_JUDGE: Final = "assay.run.judge"  # assay.run.judge.<name> = digest
+
 # --- ours: tags on an imported or demo trace ---------------------------------------------------------
 SOURCE_FORMAT: Final = "assay.source.format"  # importer's name
-SOURCE_ID: Final = "assay.source.id"  # stable id of the recorded run; makes an import idempotent
+SOURCE_ID: Final = "assay.source.id"  # stable id of the recorded run or assessment; makes an import idempotent
+SOURCE_TIMES: Final = "assay.source.times"  # whether the trace's times are recorded ones; says so when not
+SOURCE_LABEL: Final = "assay.source.label"  # the name the recording gave its batch of runs
 TAG_DOMAIN: Final = "domain"
 TAG_TASK: Final = "task"
 TAG_MODEL: Final = "model"
 TAG_AGENT: Final = "agent"
 SIMULATED: Final = "assay.simulated"  # "true" on traces and labels made by the demo
+TAG_CUSTOMER: Final = "customer"  # "simulated" where a model played the customer
+TAG_TERMINATION: Final = "termination"  # why the recorded run ended, in the recording's words
+
+# --- ours: attributes of a span in an imported trace ---------------------------------------------------
+ACTOR: Final = "assay.actor"  # "customer" on what the customer said or did; absent on the agent's spans

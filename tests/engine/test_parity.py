@@ -7,14 +7,13 @@ import asyncio
 import aiohttp
 import mlflow
 import pytest
+from mlflow_assay.engine.limits import AdaptiveLimiter, RetryPolicy
 
 from mlflow_assay.contracts import ModelSettings, UnscoredError
 from mlflow_assay.engine import judging
 from mlflow_assay.engine.chat import prepare
-from mlflow_assay.engine.limits import AdaptiveLimiter, RetryPolicy
-from mlflow_assay.judges.catalogue import Catalogue
+from mlflow_assay.judges.catalogue import Catalogue, JudgeEntry, _bind_instructions
 from mlflow_assay.judges.definition import JudgeDefinition
-from mlflow_assay.judges.catalogue import JudgeEntry, _bind_instructions
 from mlflow_assay.testing import FakeJudgeServer, answer
 
 VALUES = {
@@ -41,8 +40,9 @@ def bind(template: str, value: dict, model: ModelSettings, **more):
 @pytest.fixture
 def subject_trace(log_trace):
     trace_id = log_trace(request={"text": "Wie geht's? \u2603", "n": [1, 2.5, None]})
-    mlflow.log_expectation(trace_id=trace_id, name="expected_route", value="billing",
-                           source=mlflow.entities.AssessmentSource("HUMAN", "e"))
+    mlflow.log_expectation(
+        trace_id=trace_id, name="expected_route", value="billing", source=mlflow.entities.AssessmentSource("HUMAN", "e")
+    )
     return mlflow.get_trace(trace_id)
 
 
@@ -96,7 +96,11 @@ def test_a_conversation_is_rendered_as_mlflow_does(monkeypatch, log_trace):
 
 @pytest.mark.parametrize(
     "reply",
-    ['```json\n{"result": true, "rationale": "fenced"}\n```', 'Here:\n```json\n{"result": true}\n```\nDone', '{"result": "True "}'],
+    [
+        '```json\n{"result": true, "rationale": "fenced"}\n```',
+        'Here:\n```json\n{"result": true}\n```\nDone',
+        '{"result": "True "}',
+    ],
 )
 def test_odd_but_readable_replies_read_as_mlflow_reads_them(monkeypatch, subject_trace, reply):
     monkeypatch.setenv("OPENAI_API_KEY", "test")
@@ -106,13 +110,15 @@ def test_odd_but_readable_replies_read_as_mlflow_reads_them(monkeypatch, subject
     assert (ours.value, ours.rationale) == (theirs.value, theirs.rationale)
 
 
-@pytest.mark.parametrize("name", [e.name for e in Catalogue().entries.values() if e.definition and e.definition.instructions])
+@pytest.mark.parametrize(
+    "name", [e.name for e in Catalogue().entries.values() if e.definition and e.definition.instructions]
+)
 def test_every_shipped_judge_sends_mlflows_request(monkeypatch, subject_trace, name):
     """Trace-level judges run MLflow's tool loop and are handed over to it; the others must match to the byte."""
     monkeypatch.setenv("OPENAI_API_KEY", "test")
     catalogue = Catalogue()
     definition = catalogue.get(name).definition
-    texts = {variable: "Be kind." for variable in definition.variables}
+    texts = dict.fromkeys(definition.variables, "Be kind.")
     with FakeJudgeServer() as server:
         judge = catalogue.build(name, ModelSettings("openai:/fake", server.url), texts)
         if "trace" in definition.template_variables:
@@ -134,5 +140,10 @@ def test_a_garbled_reply_keeps_the_tokens_it_cost(subject_trace):
     with FakeJudgeServer("nonsense", tokens=(11, 2)) as server:
         chat = prepare(bind(TEMPLATES[0], {"type": "boolean"}, ModelSettings("openai:/fake", server.url)))
         with pytest.raises(UnscoredError) as raised:
-            chat.read({"choices": [{"message": {"content": "nonsense"}}], "usage": {"prompt_tokens": 11, "completion_tokens": 2}})
+            chat.read(
+                {
+                    "choices": [{"message": {"content": "nonsense"}}],
+                    "usage": {"prompt_tokens": 11, "completion_tokens": 2},
+                }
+            )
     assert raised.value.metadata["mlflow.assessment.judgeInputTokens"] == 11

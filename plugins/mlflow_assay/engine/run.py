@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mlflow_assay import semconv
@@ -177,11 +177,20 @@ class LocalEngine:
         ids = dict.fromkeys(i for due in page for i in (due.session or (due.trace_id,)))
         traces = {t.info.trace_id: t for t in self._load(list(ids))}
         jobs = [self._job(due, traces) for due in page]
-        if self._options.cache is not None:
-            known = self._options.cache.get_many([job.key for job in jobs if job.key])
-            for job in jobs:
-                job.known = known.get(job.key or "")
+        known = self._recall([job.key for job in jobs if job.key])
+        for job in jobs:
+            job.known = known.get(job.key or "")
         return jobs
+
+    def _recall(self, keys: list[str]) -> dict[str, CachedVerdict]:
+        """What the cache knows; a cache that cannot be read is a warning, not the end of the run."""
+        if self._options.cache is None:
+            return {}
+        try:
+            return self._options.cache.get_many(keys)
+        except StoreError as error:
+            _logger.warning("The verdict cache could not be read: %s", error)
+            return {}
 
     def _job(self, due: Due, traces: dict[str, Trace]) -> _Job:
         bound = self._plan.judges[due.judge]
@@ -477,8 +486,3 @@ def _run_anywhere(main: Coroutine[Any, Any, None]) -> None:
     thread.join()
     if failure:
         raise failure[0]
-
-
-def with_run(options: Options, run_id: str) -> Options:
-    """The same options for verdicts that belong to an MLflow run."""
-    return replace(options, run_id=run_id)

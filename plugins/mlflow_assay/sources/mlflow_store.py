@@ -130,6 +130,11 @@ class MlflowSource:
         """
         return str(find_experiment(self.experiment).experiment_id)
 
+    @property
+    def selection(self) -> str:
+        """What is selected, as a stable text."""
+        return f"{self._filter() or 'all'} limit {self.max_traces}"
+
     def infos(self) -> Iterator[TraceInfo]:
         """Trace infos with their assessments, without spans, oldest first.
 
