@@ -1,0 +1,149 @@
+"""`assay report`: an experiment's verdicts as one HTML page, or as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mlflow_assay.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlflow_assay.contracts import JudgeContract
+    from mlflow_assay.report.model import ReportData
+
+
+@click.command()
+@click.option("--experiment", required=True, metavar="NAME", help="The MLflow experiment (name or id).")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The page to write. Default: report.html.")
+@click.option(
+    "--by",
+    multiple=True,
+    metavar="FIELD",
+    help="Break pass rates down by agent, tag:KEY, metadata:KEY, expectation:KEY, span:NAME (did the step run?) or "
+    "span:NAME.outputs[.path] (what it returned). Repeatable. Default: a tag that tells traces apart, if any.",
+)
+@click.option(
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="NAME=JUDGE",
+    help="Check JUDGE against the assessment or expectation NAME, instead of people's feedback under the judge's own "
+    "name. Repeatable.",
+)
+@click.option("--since", metavar="TIME", help="Only traces since: 7d, 24h, 90m, 2w, or a date such as 2026-11-01.")
+@click.option(
+    "--filter", "search", metavar="STRING", help="Only traces MLflow's search finds: \"tag.agent = 'billing'\"."
+)
+@click.option("--ui-url", metavar="URL", help="Address of MLflow's UI for links. Default: the tracking server, if one.")
+@click.option("--title", help="The page's heading. Default: the experiment's name.")
+@click.option(
+    "--path",
+    "paths",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="A folder of judge definitions, for their pass rules. Repeatable.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the data as JSON; the page is written only with --out.")
+def report(
+    experiment: str,
+    out: Path | None,
+    by: tuple[str, ...],
+    labels: tuple[str, ...],
+    since: str | None,
+    search: str | None,
+    ui_url: str | None,
+    title: str | None,
+    paths: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Write a report of an experiment's verdicts that a stakeholder can read.
+
+    The page needs nothing but a browser: no network, no script. Traces and verdicts are only read.
+
+    \b
+    assay report --experiment support --out report.html
+    assay report --experiment support --by agent --since 7d --ui-url http://localhost:5000
+    assay report --experiment support --label ground_truth=request_resolved --json
+    """
+    from mlflow_assay.report.data import ReportRequest, build, parse_label
+    from mlflow_assay.report.links import ui_base
+    from mlflow_assay.sources.mlflow_store import MlflowSource, find_experiment, parse_since, reach
+
+    pairs = tuple(parse_label(text) for text in labels)
+    since_ms = parse_since(since) if since else None
+    base = ui_base(ui_url, reach())
+    found = find_experiment(experiment)
+    request = ReportRequest(
+        experiment=found.name,
+        experiment_id=str(found.experiment_id),
+        title=title,
+        by=by,
+        labels=pairs,
+        selection=", ".join(part for part in (f"since {since}" if since else "", search or "") if part),
+        ui_url=base,
+    )
+    source = MlflowSource(found.name, filter=search, since_ms=since_ms)
+    with _progress() as advance:
+        data = build(source, request, _contracts(paths), advance)
+    target = out if out or as_json else Path("report.html")
+    if target is not None:
+        _write(target, data)
+        click.echo(_done(target, data), err=as_json)
+    if as_json:
+        click.echo(json.dumps(data.to_json(), ensure_ascii=False, indent=2))
+
+
+def _contracts(paths: tuple[Path, ...]) -> dict[str, JudgeContract]:
+    """Judges of the catalogue by the name of their verdicts; a YAML definition goes before a library's own."""
+    from mlflow_assay.judges.catalogue import Catalogue
+
+    entries = sorted(Catalogue(paths).entries.values(), key=lambda e: e.definition is not None)
+    return {entry.contract.name: entry.contract for entry in entries}
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int], None]]:
+    """A line on a terminal that counts the traces read; nothing where output is piped."""
+    if not sys.stderr.isatty():
+        yield lambda n: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("Reading traces …") as status:
+        yield lambda n: status.update(f"Reading traces … {n}") if n % 50 == 0 else None
+
+
+def _write(target: Path, data: ReportData) -> None:
+    from mlflow_assay.report.render import render
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(render(data), encoding="utf-8", errors="xmlcharrefreplace")
+    except OSError as error:
+        raise ConfigError(f"The page cannot be written to {target}: {error}.") from error
+
+
+def _done(target: Path, data: ReportData) -> str:
+    """What was found, in a few lines."""
+    from mlflow_assay.report import words
+
+    lines = [f"{words.plural(data.n_traces, 'trace')}, {words.plural(len(data.judges), 'judge')}: {target}"]
+    for judge in data.judges:
+        e = judge.estimate
+        if e is None or e.value is None:
+            lines.append(f"  {judge.name}: no pass rate, {judge.counts.unscored} unscored")
+            continue
+        kind = f"corrected with {e.n_labelled} labels" if e.is_corrected else "not corrected"
+        lines.append(
+            f"  {judge.name}: {words.rate(e)} [{words.interval(e)}], n = {e.n_judged}, {kind}, "
+            f"{judge.counts.unscored} unscored"
+        )
+    if data.n_traces and data.ui_url is None:
+        lines.append("  No links to MLflow: the store has no web page. Run `mlflow ui` and add --ui-url.")
+    return "\n".join(lines)

@@ -1,0 +1,156 @@
+"""What assessments say: the judge's verdict a unit, and the people's labels beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from mlflow_assay import semconv
+from mlflow_assay.contracts import JudgeContract, NumericValue, Outcome, Unscored, UnscoredError
+from mlflow_assay.report.model import NO_RULE
+from mlflow_assay.report.rows import Mark, Row
+
+__all__ = ["JudgeVerdicts", "Reading", "Verdict", "collect", "read_label", "read_plain", "read_verdict"]
+
+RuleSource = Literal["recorded", "catalogue", "assumed", "none"]
+
+_GOOD = ("true", "yes", "pass", "passed")
+_BAD = ("false", "no", "fail", "failed")
+_SESSION = "mlflow.trace.session"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A verdict's meaning: `passed` None is unscored, with the reason; `rule` says how it was read."""
+
+    passed: bool | None
+    reason: str | None
+    rule: RuleSource
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The verdict of one judge on one unit.
+
+    Attributes:
+        row: the trace it is logged on.
+        unit: trace id, or session for a judge of sessions.
+        mark: the assessment.
+        reading: what it means.
+        overridden: whether a person replaced it.
+    """
+
+    row: Row
+    unit: str
+    mark: Mark
+    reading: Reading
+    overridden: bool = False
+
+
+@dataclass(frozen=True)
+class JudgeVerdicts:
+    """All that one judge said: the latest verdict of each unit, by unit.
+
+    Attributes:
+        name: the assessment name.
+        scope: what a unit is.
+        verdicts: unit to its verdict.
+        superseded: older verdicts replaced by newer ones.
+    """
+
+    name: str
+    scope: Literal["trace", "session"]
+    verdicts: Mapping[str, Verdict]
+    superseded: int
+
+
+def read_plain(value: Any) -> bool | None:
+    """True, yes, pass, 1 and their opposites as pass or fail; None for anything else."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, int | float):
+        return bool(value) if value in (0, 1) else None
+    word = value.strip().lower() if isinstance(value, str) else None
+    return True if word in _GOOD else False if word in _BAD else None
+
+
+def _by_contract(value: Any, contract: JudgeContract) -> Reading:
+    try:
+        passed = contract.value.passes(contract.value.read(value))  # type: ignore[arg-type]
+    except UnscoredError as error:
+        return Reading(None, error.reason.value, "catalogue")
+    return Reading(passed, None, "catalogue")
+
+
+def read_verdict(mark: Mark, contract: JudgeContract | None) -> Reading:
+    """What one assessment of a judge means.
+
+    The outcome recorded with the verdict decides; else the judge's contract, applied to the value; else a bare
+    true/false or yes/no is taken as it stands. Any other value has no pass rule and is unscored.
+    """
+    recorded = mark.metadata.get(semconv.OUTCOME)
+    reason = mark.metadata.get(semconv.UNSCORED_REASON) or (mark.error or "").lower() or None
+    if recorded in (Outcome.PASS.value, Outcome.FAIL.value):
+        return Reading(recorded == Outcome.PASS.value, None, "recorded")
+    if recorded == Outcome.UNSCORED.value or mark.error is not None:
+        return Reading(None, reason or Unscored.JUDGE_ERROR.value, "recorded")
+    if mark.value is None:
+        return Reading(None, Unscored.EMPTY_REPLY.value, "recorded")
+    if contract is not None:
+        return _by_contract(mark.value, contract)
+    # A bare 0 or 1 may be a score on any scale; only words and booleans speak for themselves.
+    number = isinstance(mark.value, int | float) and not isinstance(mark.value, bool)
+    plain = None if number else read_plain(mark.value)
+    return Reading(plain, None, "assumed") if plain is not None else Reading(None, NO_RULE, "none")
+
+
+def read_label(value: Any, contract: JudgeContract | None) -> bool | None:
+    """A person's (or ground truth's) label as good or bad; None when it says neither.
+
+    A number on a numeric judge's scale is read by its threshold; otherwise 1 and 0 are good and bad.
+    """
+    if contract is not None and not (isinstance(value, bool) and isinstance(contract.value, NumericValue)):
+        reading = _by_contract(value, contract)
+        numeric = isinstance(contract.value, NumericValue) and not isinstance(value, str)
+        if reading.passed is not None or numeric:
+            return reading.passed
+    return read_plain(value)
+
+
+def collect(rows: Sequence[Row], contracts: Mapping[str, JudgeContract]) -> list[JudgeVerdicts]:
+    """The verdicts of every judge found in the rows, by name.
+
+    Only valid assessments count, and only the latest of each unit. A verdict that a *person* overrode counts
+    too, as what the judge said: people override what looks wrong, so leaving those out would flatter the judge.
+    """
+    found: dict[str, list[Verdict]] = {}
+    for row in rows:
+        by_person = {m.overrides for m in row.marks if m.human and m.overrides and m.valid}
+        for mark in row.marks:
+            overridden = mark.id is not None and mark.id in by_person
+            if not mark.expectation and not mark.human and (mark.valid or overridden):
+                reading = read_verdict(mark, contracts.get(mark.name))
+                found.setdefault(mark.name, []).append(Verdict(row, row.trace_id, mark, reading, overridden))
+    return [_judge(name, verdicts, contracts.get(name)) for name, verdicts in sorted(found.items())]
+
+
+def _judge(name: str, verdicts: list[Verdict], contract: JudgeContract | None) -> JudgeVerdicts:
+    # A verdict about a session says so: its contract does, or it carries the session's id.
+    sessions = contract.scope == "session" if contract else all(_SESSION in v.mark.metadata for v in verdicts)
+    latest: dict[str, Verdict] = {}
+    for verdict in sorted(verdicts, key=lambda v: v.mark.time_ms):
+        unit = verdict.row.unit if sessions else verdict.row.trace_id
+        latest[unit] = Verdict(verdict.row, unit, verdict.mark, verdict.reading, verdict.overridden)
+    scope: Literal["trace", "session"] = "session" if sessions else "trace"
+    return JudgeVerdicts(name, scope, latest, len(verdicts) - len(latest))
+
+
+def human_marks(rows: Iterable[Row], names: Sequence[str]) -> list[tuple[Row, Mark]]:
+    """Valid feedback by people under these names, with the row it stands on."""
+    return [
+        (row, mark)
+        for row in rows
+        for mark in row.marks
+        if mark.human and mark.valid and not mark.expectation and mark.name in names
+    ]
