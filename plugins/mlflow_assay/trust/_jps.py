@@ -29,7 +29,7 @@ from mlflow_assay.trust._design import design_effect, kish
 from mlflow_assay.trust._proportion import unscored_note
 from mlflow_assay.trust._types import Estimate
 
-_NODES = 48  # per dimension; doubling it moves the ends by less than 1e-4 (tests/trust/test_jps.py)
+_NODES = 48  # per dimension; 200 move an end by less than 1e-4 (tests/trust/test_jps.py)
 
 
 @dataclass(frozen=True)
