@@ -7,15 +7,14 @@ about whether a model would judge that way.
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from mlflow_assay.contracts import BoundJudge, ModelSettings, Unscored
+from mlflow_assay.contracts import BoundJudge, Unscored
 from mlflow_assay.errors import ConfigError
+from mlflow_assay.judges import mlflow_endpoint
 from mlflow_assay.judges.catalogue import Catalogue, JudgeEntry
 from mlflow_assay.judges.definition import Case, JudgeDefinition
 
@@ -33,6 +32,7 @@ OFFLINE_NOTE = (
 
 # What an unscorable case shows without a script: the judge sees what is missing, or says it cannot tell.
 _UNSCRIPTED = {Unscored.MISSING_FIELD, Unscored.UNREADABLE_TRACE, Unscored.UNDECIDED, Unscored.LOW_CONFIDENCE}
+_AT_ONCE = 4  # cases judged side by side
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,10 @@ def run_cases(bound: BoundJudge, definition: JudgeDefinition) -> list[CaseResult
         bound: built from the definition, with the texts the cases are written for (`example_texts`).
         definition: the definition with the cases.
     """
-    return [_skipped(bound, case) if _is_scripted(case) else _run(bound, case) for case in definition.cases]
+    with ThreadPoolExecutor(_AT_ONCE) as pool, mlflow_endpoint.route(bound.model):
+        return list(
+            pool.map(lambda case: _skipped(bound, case) if _is_scripted(case) else _run(bound, case), definition.cases)
+        )
 
 
 def run_offline(catalogue: Catalogue, entry: JudgeEntry) -> list[CaseResult]:
@@ -85,9 +88,8 @@ def run_offline(catalogue: Catalogue, entry: JudgeEntry) -> list[CaseResult]:
     if entry.definition is None:
         raise ConfigError(f"The judge {entry.name!r} has no cases.", fix="Cases stand in a YAML definition.")
     script = {"reply": ""}
-    with FakeJudgeServer(reply=lambda _: script["reply"]) as server, _placeholder_key():
-        model = ModelSettings(server.model.uri, server.model.base_url, timeout_s=10)
-        bound = catalogue.build(entry.name, model, example_texts(entry.definition))
+    with FakeJudgeServer(reply=lambda _: script["reply"]) as server, mlflow_endpoint.route(server.model):
+        bound = catalogue.build(entry.name, server.model, example_texts(entry.definition))
         return [_run_scripted(bound, entry.definition, case, server, script) for case in entry.definition.cases]
 
 
@@ -159,17 +161,3 @@ def _verdict_words(feedback: Feedback) -> str:
 
 def _detail(feedback: Feedback) -> str:
     return (feedback.error.error_message if feedback.error else feedback.rationale) or ""
-
-
-@contextmanager
-def _placeholder_key() -> Iterator[None]:
-    """MLflow refuses an openai:/ model without OPENAI_API_KEY, even where no key is needed."""
-    environment: Mapping[str, str] = os.environ
-    if environment.get("OPENAI_API_KEY"):
-        yield
-        return
-    os.environ["OPENAI_API_KEY"] = "offline"
-    try:
-        yield
-    finally:
-        del os.environ["OPENAI_API_KEY"]

@@ -118,10 +118,33 @@ class Catalogue:
         Raises:
             ConfigError: unknown judge, a text or a model is missing, or a parameter is wrong.
         """
-        entry = self.get(name)
+        return self._build(self.get(name), model, texts or {})
+
+    def check(self, path: Path) -> JudgeEntry:
+        """One definition file, checked as far as it can be without calling anything.
+
+        Beyond reading it: the library it uses is installed, has that judge and takes those parameters, and MLflow
+        accepts the instructions. A judge that calls a model is built for a model that is never called.
+
+        Raises:
+            DefinitionError: `file:line:` what was found and what is valid.
+        """
+        entry = self._from_definition(definitions.load(path), path, str(path.parent))
+        assert entry.definition is not None  # noqa: S101 - it was made from one
+        texts = {name: v.example or v.default or "" for name, v in entry.definition.variables.items()}
+        model = ModelSettings(entry.definition.model or "openai:/unasked")
+        try:
+            self._build(entry, model, texts)
+        except ConfigError as error:
+            raise DefinitionError(
+                f"{path}:{definitions.line_of(path, 'with', 'uses', 'instructions')}: {error}"
+            ) from error
+        return entry
+
+    def _build(self, entry: JudgeEntry, model: ModelSettings | None, texts: Mapping[str, str]) -> BoundJudge:
         if entry.definition is not None and entry.definition.instructions is not None:
-            return _bind_instructions(entry, entry.definition, model, texts or {})
-        return self._bind_library(entry, model, texts or {})
+            return _bind_instructions(entry, entry.definition, model, texts)
+        return self._bind_library(entry, model, texts)
 
     def _packs(self) -> Iterator[JudgeEntry]:
         for pack in registry.available("judge_packs"):
@@ -148,13 +171,15 @@ class Catalogue:
         try:
             wrapped = {c.name: c for c in self._library(library).contracts()}
         except PluginError as error:
-            raise DefinitionError(f"{path}:1: uses {found.uses!r}: {error}") from error
+            raise DefinitionError(f"{path}:{definitions.line_of(path, 'uses')}: {error}") from error
         if member not in wrapped:
-            raise DefinitionError(f"{path}:1: the library {library!r} has no judge {member!r}.", valid=wrapped)
+            line = definitions.line_of(path, "uses")
+            raise DefinitionError(f"{path}:{line}: the library {library!r} has no judge {member!r}.", valid=wrapped)
         base = wrapped[member]
         contract = replace(contract, needs=(found.needs and contract.needs) or base.needs, calls_llm=base.calls_llm)
         if found.scope != base.scope:
-            raise DefinitionError(f"{path}:1: {found.uses} judges a {base.scope}.", found=f"scope: {found.scope}")
+            line = definitions.line_of(path, "scope", "uses")
+            raise DefinitionError(f"{path}:{line}: {found.uses} judges a {base.scope}.", found=f"scope: {found.scope}")
         return JudgeEntry(contract, origin, found, path, library, member)
 
     def _bind_library(self, entry: JudgeEntry, model: ModelSettings | None, texts: Mapping[str, str]) -> BoundJudge:

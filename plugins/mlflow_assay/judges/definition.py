@@ -28,7 +28,7 @@ from mlflow_assay.contracts import (
 from mlflow_assay.errors import ConfigError, DefinitionError
 from mlflow_assay.judges import fields as trace_fields
 
-__all__ = ["Case", "CaseSpan", "CaseTurn", "JudgeDefinition", "load", "load_folder", "loads", "schema"]
+__all__ = ["Case", "CaseSpan", "CaseTurn", "JudgeDefinition", "line_of", "load", "load_folder", "loads", "schema"]
 
 MLFLOW_VARIABLES = ("inputs", "outputs", "expectations", "trace", "conversation")
 _VARIABLE = re.compile(r"\{\{\s*([\w.]+)\s*\}\}")
@@ -270,7 +270,7 @@ class JudgeDefinition(_Strict):
             text = values.get(match.group(1))
             return match.group(0) if text is None else text.strip().replace("{{", "{ {").replace("}}", "} }")
 
-        return _VARIABLE.sub(put, self.instructions or "")
+        return _VARIABLE.sub(put, (self.instructions or "").strip())
 
     def contract(self, origin: str) -> JudgeContract:
         """What the judge declares to the engine; for `uses` the library fills in the rest."""
@@ -308,7 +308,7 @@ def load(path: Path) -> JudgeDefinition:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DefinitionError(f"{path}: cannot be read: {error}.") from error
+        raise DefinitionError(f"{path}:1: cannot be read: {error}.") from error
     return loads(text, str(path))
 
 
@@ -330,6 +330,15 @@ def loads(text: str, name: str = "<text>") -> JudgeDefinition:
         return JudgeDefinition.model_validate(data)
     except ValidationError as error:
         raise DefinitionError("\n".join(_explain(error, node, name))) from error
+
+
+def line_of(path: Path, *keys: str) -> int:
+    """The line (from 1) on which the first of these top-level keys that a definition file has stands; else 1."""
+    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    entries = (
+        {key.value: key.start_mark.line + 1 for key, _ in node.value} if isinstance(node, yaml.MappingNode) else {}
+    )
+    return next((entries[key] for key in keys if key in entries), 1)
 
 
 def load_folder(folder: Path) -> Iterator[tuple[Path, JudgeDefinition]]:

@@ -2,8 +2,8 @@
 
 For `openai:/` models MLflow reads the environment variable OPENAI_API_BASE at each call
 (MLFLOW_GENAI_JUDGE_BASE_URL, despite its name, is read for SAP AI Core only). So the variable is set while a
-call with a base URL runs and put back afterwards. Calls to one base URL run side by side; a call to another
-waits for them.
+call with a base URL runs and put back afterwards, and so is OPENAI_API_KEY where it is unset: MLflow insists on
+one, and an endpoint of one's own may need none. Calls to one base URL run side by side; a call to another waits.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlflow_assay.errors import ConfigError
 
 __all__ = ["check", "route"]
 
-VARIABLE = "OPENAI_API_BASE"
+BASE, KEY = "OPENAI_API_BASE", "OPENAI_API_KEY"
 _SUFFIX = "/chat/completions"
 
 
@@ -40,29 +40,32 @@ def check(model: ModelSettings) -> None:
 
 
 class _Switch:
-    """The environment variable, held at one value by any number of threads."""
+    """The environment variables, held at one value by any number of threads."""
 
     def __init__(self) -> None:
         self._turn = threading.Condition()
         self._base = ""
         self._users = 0
-        self._before: str | None = None
+        self._before: dict[str, str | None] = {}
 
     def take(self, base: str) -> None:
         with self._turn:
             self._turn.wait_for(lambda: self._users == 0 or self._base == base)
             if self._users == 0:
-                self._base, self._before = base, os.environ.get(VARIABLE)
-                os.environ[VARIABLE] = base
+                self._base = base
+                self._before = {name: os.environ.get(name) for name in (BASE, KEY)}
+                os.environ.update({BASE: base, KEY: self._before[KEY] or "none"})
             self._users += 1
 
     def release(self) -> None:
         with self._turn:
             self._users -= 1
             if self._users == 0:
-                os.environ.pop(VARIABLE)
-                if self._before is not None:
-                    os.environ[VARIABLE] = self._before
+                for name, value in self._before.items():
+                    if value is None:
+                        os.environ.pop(name, None)
+                    else:
+                        os.environ[name] = value
             self._turn.notify_all()
 
 
@@ -71,7 +74,10 @@ _switch = _Switch()
 
 @contextmanager
 def route(model: ModelSettings | None) -> Iterator[None]:
-    """While it is entered, MLflow's OpenAI provider talks to the model's base URL, if there is one."""
+    """While it is entered, MLflow's OpenAI provider talks to the model's base URL, if there is one.
+
+    Entering it again inside, for the same base URL, is fine.
+    """
     if model is None or model.base_url is None:
         yield
         return
