@@ -1,0 +1,219 @@
+"""`assay traces`: recorded agent runs into MLflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlflow_assay import registry
+from mlflow_assay.errors import ConfigError, InputError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mlflow_assay.sources.importing import Imported, Plan
+    from mlflow_assay.sources.recorded import RecordedJudge
+
+__all__ = ["traces"]
+
+
+@click.group()
+def traces() -> None:
+    """Import recorded agent runs as MLflow traces."""
+
+
+@traces.command("import")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--format", "format_name", required=True, metavar="FORMAT", help="tau2, otlp-json, or a plugin's.")
+@click.option("--experiment", required=True, metavar="NAME", help="MLflow experiment; created if there is none.")
+@click.option("--with-verdicts", is_flag=True, help="Also log the LLM judges' verdicts the files record.")
+@click.option(
+    "--write-judges",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Write the recorded judge prompts into DIR as judge definitions.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of tables.")
+def import_(
+    files: tuple[Path, ...],
+    format_name: str,
+    experiment: str,
+    with_verdicts: bool,
+    write_judges: Path | None,
+    as_json: bool,
+) -> None:
+    """Turn recorded agent runs in FILES into MLflow traces, with their ground truth.
+
+    Every run becomes one trace: an agent root span, a span for each model turn and tool call, original times,
+    tokens and cost where recorded, and the recorded ground truth as expectations and feedback. Importing the same
+    files again adds nothing; an import that was cut short is finished by running it again. All files are checked
+    before anything is written.
+
+    \b
+    FORMAT
+      tau2       tau2-bench: simulation files, and files of judged conversations (JSON or .json.gz)
+      otlp-json  OpenTelemetry traces as the Collector's file exporter writes them (JSON lines)
+
+    \b
+    EXAMPLES
+      assay traces import --format tau2 gpt41_telecom.json.gz --experiment telecom
+      assay traces import --format tau2 telecom_judge_*.json.gz --experiment telecom --with-verdicts
+      assay traces import --format tau2 telecom_judge_*.json.gz --experiment telecom --write-judges my-judges
+      assay traces import --format otlp-json traces.jsonl more.jsonl.gz --experiment production
+      MLFLOW_TRACKING_URI=http://localhost:5000 assay traces import --format otlp-json t.jsonl --experiment prod
+    """
+    from mlflow_assay.sources import importing
+
+    importer = registry.load("importers", format_name)()
+    planned = importing.plan(importer, files, verdicts=with_verdicts)
+    if not planned.runs:
+        raise InputError(f"There are no runs in {', '.join(map(str, files))}.")
+    judges = _judge_files(planned, write_judges) if write_judges else {}
+    with _progress(planned.pieces, quiet=as_json) as advance:
+        done = importing.import_runs(importer, files, planned, experiment, progress=advance)
+    for path, text in judges.items():
+        path.write_text(text, encoding="utf-8")
+    if as_json:
+        click.echo(json.dumps(_summary(planned, done, list(judges)), ensure_ascii=False))
+    else:
+        _show(planned, done, list(judges))
+
+
+# --- recorded judges -----------------------------------------------------------------------------------
+
+
+def _judge_files(planned: Plan, folder: Path) -> dict[Path, str]:
+    """File texts by path, checked before anything is written anywhere."""
+    if not planned.judges:
+        raise ConfigError("--write-judges: these files record no judges.", fix="Leave the option out.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--write-judges: {folder} cannot be made: {error.strerror}.") from error
+    return {folder / f"{name}.yaml": _judge_text(judge, folder) for name, judge in sorted(planned.judges.items())}
+
+
+def _judge_text(judge: RecordedJudge, folder: Path) -> str:
+    from mlflow_assay.judges import definition
+    from mlflow_assay.sources import recorded_judges
+
+    text = recorded_judges.to_yaml(judge)
+    path = folder / f"{judge.name}.yaml"
+    definition.loads(text, str(path))
+    if path.exists() and path.read_text(encoding="utf-8") != text:
+        raise ConfigError(
+            f"--write-judges: {path} exists already and says something else.",
+            fix="Name another folder, or move the file away.",
+        )
+    return text
+
+
+# --- progress ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _progress(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal; elsewhere a line for each tenth; nothing when quiet. Always on stderr."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    if quiet:
+        yield lambda pieces: None
+    elif console.is_terminal:
+        columns = (TextColumn("Importing runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            task = bar.add_task("import", total=total)
+            yield lambda pieces: bar.advance(task, pieces)
+    else:
+        yield _PlainProgress(total)
+
+
+class _PlainProgress:
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.said = total, 0, 0
+
+    def __call__(self, pieces: int) -> None:
+        self.done += pieces
+        tenth = self.done * 10 // self.total
+        if tenth > self.said:
+            self.said = tenth
+            click.echo(f"imported {self.done} of {self.total} runs", err=True)
+
+
+# --- the summary ---------------------------------------------------------------------------------------
+
+
+def _summary(planned: Plan, done: Imported, judges: Sequence[Path]) -> dict[str, Any]:
+    return {
+        **asdict(done),
+        "new": dict(done.new),
+        "there": dict(done.there),
+        "spans_planned": planned.spans,
+        "verdicts_left_out": planned.verdicts_left_out,
+        "readings": [
+            {"judge": judge, "spelling": spelling, "read_as": read_as, "count": count}
+            for (judge, spelling, read_as), count in sorted(planned.readings.items())
+        ],
+        "unscored": dict(planned.unscored),
+        "judges_written": [str(path) for path in judges],
+    }
+
+
+def _show(planned: Plan, done: Imported, judges: Sequence[Path]) -> None:
+    from rich.console import Console
+
+    console = Console()
+    if planned.readings:
+        console.print(_readings(planned))
+    console.print(_counts(planned, done))
+    if done.elsewhere:
+        listed = ", ".join(done.elsewhere[:3])
+        console.print(f"{len(done.elsewhere)} traces are in another experiment already and were left: {listed}, …")
+    if planned.verdicts_left_out:
+        console.print(f"{planned.verdicts_left_out} recorded verdicts were left out; --with-verdicts logs them.")
+    for path in judges:
+        console.print(f"Wrote {path}", soft_wrap=True)
+    console.print(_next(done, judges), soft_wrap=True, highlight=False, markup=False)
+
+
+def _readings(planned: Plan) -> Table:
+    from rich.table import Table
+
+    table = Table("judge", "answered", "verdicts", "read as", title="How each spelling was read", title_justify="left")
+    for (judge, spelling, read_as), count in sorted(planned.readings.items(), key=lambda r: (r[0][0], -r[1])):
+        table.add_row(judge, spelling, str(count), read_as)
+    return table
+
+
+def _counts(planned: Plan, done: Imported) -> Table:
+    from rich.table import Table
+
+    title = f"Imported into {done.experiment!r} in {done.seconds:.1f} s"
+    table = Table("", "new", "already there", title=title, title_justify="left")
+    table.add_row("traces", str(done.traces_new), str(done.traces_there))
+    table.add_row("spans", str(done.spans_new), str(planned.spans - done.spans_new))
+    for kind, name in (("expectation", "expectations"), ("feedback", "feedback"), ("verdict", "judges' verdicts")):
+        if done.new[kind] or done.there[kind]:
+            table.add_row(name, str(done.new[kind]), str(done.there[kind]))
+    for reason, count in sorted(planned.unscored.items()):
+        table.add_row(f"  of these unscored: {reason}", str(count), "")
+    return table
+
+
+def _next(done: Imported, judges: Sequence[Path]) -> str:
+    name = done.experiment if done.experiment.replace("-", "").replace("_", "").isalnum() else f"'{done.experiment}'"
+    lines = [f"Next: assay score --experiment {name} --judge request_resolved --model openai:/gpt-4.1-mini"]
+    if judges:
+        lines.append(f"      assay judges list --path {judges[0].parent}")
+    if done.tracking_uri.startswith("http"):
+        place = f"{done.tracking_uri.rstrip('/')}/#/experiments/{done.experiment_id}/traces?startTimeLabel=ALL"
+    else:
+        place = f"mlflow ui --backend-store-uri {done.tracking_uri}"
+    return "\n".join([*lines, f"Look: {place} (choose the time range All: recorded runs keep their dates)"])
