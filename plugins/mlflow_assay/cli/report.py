@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from mlflow_assay.cli.options import judges_path, trace_options
 from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlflow_assay.contracts import JudgeContract
     from mlflow_assay.report.model import ReportData
 
+__all__ = ["report"]
+
 
 @click.command()
-@click.option("--experiment", required=True, metavar="NAME", help="The MLflow experiment (name or id).")
+@trace_options
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="The page to write. Default: report.html.")
 @click.option(
     "--by",
@@ -36,30 +36,21 @@ if TYPE_CHECKING:
     help="Check JUDGE against the assessment or expectation NAME, instead of people's feedback under the judge's own "
     "name. Repeatable.",
 )
-@click.option("--since", metavar="TIME", help="Only traces since: 7d, 24h, 90m, 2w, or a date such as 2026-11-01.")
-@click.option(
-    "--filter", "search", metavar="STRING", help="Only traces MLflow's search finds: \"tag.agent = 'billing'\"."
-)
 @click.option("--ui-url", metavar="URL", help="Address of MLflow's UI for links. Default: the tracking server, if one.")
 @click.option("--title", help="The page's heading. Default: the experiment's name.")
-@click.option(
-    "--path",
-    "paths",
-    multiple=True,
-    type=click.Path(path_type=Path),
-    help="A folder of judge definitions, for their pass rules. Repeatable.",
-)
+@judges_path
 @click.option("--json", "as_json", is_flag=True, help="Print the data as JSON; the page is written only with --out.")
 def report(
     experiment: str,
+    filter_string: str | None,
+    since: str | None,
+    max_traces: int | None,
     out: Path | None,
     by: tuple[str, ...],
     labels: tuple[str, ...],
-    since: str | None,
-    search: str | None,
     ui_url: str | None,
     title: str | None,
-    paths: tuple[Path, ...],
+    paths: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Write a report of an experiment's verdicts that a stakeholder can read.
@@ -71,6 +62,7 @@ def report(
     assay report --experiment support --by agent --since 7d --ui-url http://localhost:5000
     assay report --experiment support --label ground_truth=request_resolved --json
     """
+    from mlflow_assay.cli.progress import Steps
     from mlflow_assay.report.data import ReportRequest, build, parse_label
     from mlflow_assay.report.links import ui_base
     from mlflow_assay.sources.mlflow_store import MlflowSource, find_experiment, parse_since, reach
@@ -85,12 +77,13 @@ def report(
         title=title,
         by=by,
         labels=pairs,
-        selection=", ".join(part for part in (f"since {since}" if since else "", search or "") if part),
+        selection=_selection(since, filter_string, max_traces),
         ui_url=base,
     )
-    source = MlflowSource(found.name, filter=search, since_ms=since_ms)
-    with _progress() as advance:
-        data = build(source, request, _contracts(paths), advance)
+    source = MlflowSource(found.name, filter_string, since_ms, max_traces)
+    contracts = _contracts(paths)
+    with Steps("Reading traces", quiet=as_json) as steps:
+        data = build(source, request, contracts, lambda _: steps.step())
     target = out if out or as_json else Path("report.html")
     if target is not None:
         _write(target, data)
@@ -99,24 +92,18 @@ def report(
         click.echo(json.dumps(data.to_json(), ensure_ascii=False, indent=2))
 
 
-def _contracts(paths: tuple[Path, ...]) -> dict[str, JudgeContract]:
+def _selection(since: str | None, search: str | None, most: int | None) -> str:
+    """Which traces were asked for, in words; empty means all."""
+    parts = (f"since {since}" if since else "", search or "", f"the first {most}" if most else "")
+    return ", ".join(part for part in parts if part)
+
+
+def _contracts(paths: tuple[str, ...]) -> dict[str, JudgeContract]:
     """Judges of the catalogue by the name of their verdicts; a YAML definition goes before a library's own."""
     from mlflow_assay.judges.catalogue import Catalogue
 
     entries = sorted(Catalogue(paths).entries.values(), key=lambda e: e.definition is not None)
     return {entry.contract.name: entry.contract for entry in entries}
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int], None]]:
-    """A line on a terminal that counts the traces read; nothing where output is piped."""
-    if not sys.stderr.isatty():
-        yield lambda n: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("Reading traces …") as status:
-        yield lambda n: status.update(f"Reading traces … {n}") if n % 50 == 0 else None
 
 
 def _write(target: Path, data: ReportData) -> None:

@@ -63,6 +63,7 @@ def judge_report(
         uncorrected=plain,
         bounds=_bounds(counts) if has_rule else None,
         values=() if has_rule else _values(v.mark.value for v in verdicts if v.mark.error is None),
+        value_range=None if has_rule else _range([v.mark.value for v in verdicts if v.mark.value is not None]),
         labels=summary,
         agreement=_agreement(found.name, verdicts, labels, summary),
         cost=_cost(verdicts),
@@ -129,6 +130,13 @@ def _rule(verdicts: Sequence[Verdict], contract: JudgeContract | None) -> tuple[
 
 def _values(values: Iterable[Any]) -> tuple[tuple[str, int], ...]:
     return tuple(Counter(str(v)[:80] for v in values if v is not None).most_common(_MOST_VALUES))
+
+
+def _range(values: Sequence[Any]) -> tuple[float, float, float] | None:
+    numbers = [float(v) for v in values if isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v)]
+    if not numbers or len(numbers) < len(values):
+        return None
+    return min(numbers), float(np.median(numbers)), max(numbers)
 
 
 def _numbers(verdicts: Sequence[Verdict], key: str) -> list[float]:

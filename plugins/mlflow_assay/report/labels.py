@@ -83,6 +83,7 @@ def _summary(
     return Labels(
         names=tuple(names),
         sources=tuple(sorted({mark.source for mark in latest.values()})),
+        human=all(mark.human for mark in latest.values()),
         n=len(agreed),
         conflicts=len(ratings.conflicts()),
         ties=len(ratings.units) - len(agreed),

@@ -25,6 +25,7 @@ __all__ = [
     "Breakdown",
     "Cost",
     "Counts",
+    "FailedTrace",
     "FailedVerdict",
     "Group",
     "HumanFeedback",
@@ -152,6 +153,7 @@ class Labels:
     Attributes:
         names: assessment or expectation names they were read from.
         sources: who gave them.
+        human: whether people gave all of them, rather than recorded ground truth.
         n: units with a usable label.
         conflicts: units on which people disagree; the majority counts.
         ties: of those, units without a majority; not used.
@@ -162,6 +164,7 @@ class Labels:
 
     names: tuple[str, ...]
     sources: tuple[str, ...]
+    human: bool
     n: int
     conflicts: int = 0
     ties: int = 0
@@ -187,6 +190,7 @@ class JudgeReport:
         uncorrected: the judge's own rate with its interval; None likewise.
         bounds: the judge's own rate if every unscored unit had failed, and if every one had passed.
         values: for a judge without a pass rule, its values with counts, most frequent first, at most eight.
+        value_range: for such a judge, smallest, median and largest value where all are numbers; else None.
         labels, agreement: None when there are no labels.
         cost, latency: of judging; latency None when not recorded.
         versions: most verdicts first.
@@ -207,6 +211,7 @@ class JudgeReport:
     uncorrected: Estimate | None
     bounds: tuple[float, float] | None
     values: tuple[tuple[str, int], ...]
+    value_range: tuple[float, float, float] | None
     labels: Labels | None
     agreement: Agreement | None
     cost: Cost
@@ -280,19 +285,33 @@ class Breakdown:
 
 @dataclass(frozen=True)
 class FailedVerdict:
-    """One failed verdict of a session; texts are truncated, not escaped."""
+    """One failed verdict and what the judge wrote; None where it gave no reason. Truncated, not escaped."""
 
     judge: str
-    trace_id: str
-    url: str | None
-    time_ms: int
-    request: str | None
     rationale: str | None
 
 
 @dataclass(frozen=True)
+class FailedTrace:
+    """One trace with its failed verdicts, in order of the judges' names.
+
+    Attributes:
+        trace_id, url: the trace, and a link to it in MLflow's UI or None.
+        time_ms: when it happened.
+        request: what was asked, truncated, None where not recorded.
+        verdicts: every failed verdict on it.
+    """
+
+    trace_id: str
+    url: str | None
+    time_ms: int
+    request: str | None
+    verdicts: tuple[FailedVerdict, ...]
+
+
+@dataclass(frozen=True)
 class SessionReport:
-    """One session (or one trace that belongs to none) with its failed verdicts, oldest first.
+    """One session (or one trace that belongs to none) with its failed verdicts.
 
     Attributes:
         id: session id, or the trace id where `single`.
@@ -302,7 +321,7 @@ class SessionReport:
         first_ms: when it began.
         failures: failed verdicts in all.
         by_judge: failed verdicts per judge, most first.
-        verdicts: at most a few of them.
+        traces: the traces with most failures, at most a few, oldest first.
     """
 
     id: str
@@ -312,7 +331,12 @@ class SessionReport:
     first_ms: int
     failures: int
     by_judge: tuple[tuple[str, int], ...]
-    verdicts: tuple[FailedVerdict, ...]
+    traces: tuple[FailedTrace, ...]
+
+    @property
+    def more(self) -> int:
+        """Failed verdicts on traces that are not listed."""
+        return self.failures - sum(len(t.verdicts) for t in self.traces)
 
 
 @dataclass(frozen=True)

@@ -44,11 +44,13 @@ def render(data: ReportData) -> str:
     Args:
         data: see `data.build`.
     """
-    rated = [j for j in data.judges if j.estimate is not None and j.estimate.value is not None]
+    rated = sorted((j for j in data.judges if _value(j) is not None), key=lambda j: _value(j) or 0.0)
+    order = [j.name for j in rated]
     view: dict[str, Any] = {
         "data": data,
         "rated": rated,
         "unrated": [j for j in data.judges if j not in rated],
+        "breakdowns": [(b, sorted(b.judges, key=lambda j: order.index(j.judge))) for b in data.breakdowns],
         "weakest": _weakest(rated),
         "trends": [j for j in rated if j.trend is not None and len(j.trend.bins) > 1],
         "labelled": [j for j in data.judges if j.labels is not None],
@@ -57,7 +59,10 @@ def render(data: ReportData) -> str:
     return _environment().get_template("report.html.j2").render(view)
 
 
+def _value(judge: JudgeReport) -> float | None:
+    return judge.estimate.value if judge.estimate is not None else None
+
+
 def _weakest(judges: list[JudgeReport]) -> JudgeReport | None:
-    """The lowest rate among judges with enough verdicts, if there is more than one to compare."""
-    known = [j for j in judges if j.estimate and j.estimate.value is not None and j.estimate.n_judged >= FEW]
-    return min(known, key=lambda j: (j.estimate and j.estimate.value) or 0.0) if known else None
+    """The lowest rate among judges, lowest first, with enough verdicts."""
+    return next((j for j in judges if j.estimate is not None and j.estimate.n_judged >= FEW), None)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from mlflow_assay.report.links import Links
-from mlflow_assay.report.model import FailedVerdict, SessionReport
+from mlflow_assay.report.model import FailedTrace, FailedVerdict, SessionReport
 from mlflow_assay.report.rows import Row
 from mlflow_assay.report.verdicts import JudgeVerdicts, Verdict
 
 __all__ = ["worst_sessions"]
 
-_MOST_SESSIONS = 8
-_MOST_VERDICTS = 4
+_MOST_SESSIONS = 6
+_MOST_TRACES = 4
 
 
 def worst_sessions(
@@ -38,7 +38,10 @@ def worst_sessions(
 
 def _session(unit: str, rows: Sequence[Row], failed: Sequence[Verdict], links: Links) -> SessionReport:
     single = rows[0].session is None
-    by_judge = Counter(v.mark.name for v in failed).most_common()
+    by_trace: dict[str, list[Verdict]] = {}
+    for verdict in sorted(failed, key=lambda v: (v.row.time_ms, v.mark.name)):
+        by_trace.setdefault(verdict.row.trace_id, []).append(verdict)
+    worst = sorted(by_trace.values(), key=lambda found: -len(found))[:_MOST_TRACES]
     return SessionReport(
         id=unit,
         single=single,
@@ -46,22 +49,12 @@ def _session(unit: str, rows: Sequence[Row], failed: Sequence[Verdict], links: L
         n_traces=len(rows),
         first_ms=min(row.time_ms for row in rows),
         failures=len(failed),
-        by_judge=tuple(by_judge),
-        verdicts=tuple(_verdict(v, links) for v in _varied(failed, dict(by_judge))),
+        by_judge=tuple(Counter(v.mark.name for v in failed).most_common()),
+        traces=tuple(_trace(found, links) for found in sorted(worst, key=lambda found: found[0].row.time_ms)),
     )
 
 
-def _varied(failed: Sequence[Verdict], by_judge: Mapping[str, int]) -> list[Verdict]:
-    """A few verdicts, one of each judge before a second of any, in the order they happened."""
-    seen: Counter[str] = Counter()
-    ranked = []
-    for verdict in sorted(failed, key=lambda v: v.row.time_ms):
-        ranked.append((seen[verdict.mark.name], -by_judge[verdict.mark.name], verdict.row.time_ms, verdict))
-        seen[verdict.mark.name] += 1
-    kept = sorted(ranked, key=lambda r: r[:3])[:_MOST_VERDICTS]
-    return [r[3] for r in sorted(kept, key=lambda r: (r[2], r[3].mark.name))]
-
-
-def _verdict(verdict: Verdict, links: Links) -> FailedVerdict:
-    row, mark = verdict.row, verdict.mark
-    return FailedVerdict(mark.name, row.trace_id, links.trace(row.trace_id), row.time_ms, row.request, mark.rationale)
+def _trace(failed: Sequence[Verdict], links: Links) -> FailedTrace:
+    row = failed[0].row
+    verdicts = tuple(FailedVerdict(v.mark.name, v.mark.rationale) for v in failed)
+    return FailedTrace(row.trace_id, links.trace(row.trace_id), row.time_ms, row.request, verdicts)

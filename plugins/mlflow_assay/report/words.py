@@ -73,16 +73,13 @@ def percent(share: float | None, digits: int = 0, sign: bool = True) -> str:
     """A share in [0, 1] as a percentage; never rounded to 0 or 100 unless it is exactly that."""
     if share is None:
         return _DASH
-    text, unit = f"{share * 100:.{digits}f}", f"{_THIN}%" if sign else ""
-    if float(text) >= 100 > share * 100 + 1e-9:
-        return f">{_edge(99, 1, digits)}{unit}"
-    if float(text) <= 0 < share * 100 - 1e-9:
-        return f"<{_edge(1, -1, digits)}{unit}"
+    number, unit = share * 100, f"{_THIN}%" if sign else ""
+    text = f"{number:.{digits}f}"
+    if float(text) in (0.0, 100.0) and abs(number - float(text)) > 1e-9:
+        finer = f"{number:.{digits + 1}f}"
+        outside = "<0.1" if number < 50 else ">99.9"
+        text = outside if float(finer) in (0.0, 100.0) else finer
     return f"{text}{unit}"
-
-
-def _edge(whole: int, direction: int, digits: int) -> str:
-    return f"{whole + direction * (1 - 10**-digits):.{digits}f}"
 
 
 def rate(estimate: Estimate) -> str:
