@@ -46,7 +46,7 @@ def test_equals_glide(seed):
 @given(st.integers(0, 10_000))
 def test_lambda_0_is_the_labels_alone_and_lambda_1_plain_ppi(seed):
     y, f, rest = draw(seed)
-    centre, low, high = ppi_interval(y, f, rest, tuning=0)
+    centre, _, high = ppi_interval(y, f, rest, tuning=0)
     half = 1.959963984540054 * y.std(ddof=1) / np.sqrt(y.size)
     assert (centre, high - centre) == pytest.approx((y.mean(), half))
     assert ppi_interval(y, f, rest, tuning=1)[0] == pytest.approx(rest.mean() + (y - f).mean())

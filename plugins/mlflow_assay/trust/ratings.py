@@ -140,7 +140,7 @@ def _coincidences(values: Sequence[Sequence[Any]], categories: Sequence[Hashable
         counts = np.bincount(found, minlength=size).astype(np.float64)
         pairs = np.outer(counts, counts) - np.diag(counts)
         rows.append(pairs / (found.size - 1) if found.size > 1 else pairs * 0)
-    return np.array(rows).reshape(-1, size, size)
+    return np.array(rows).reshape(len(values), size, size)
 
 
 def krippendorff_alpha(
