@@ -105,8 +105,7 @@ def score(
         report.wall_s = time.perf_counter() - started
         report.stored = len(engine.stored)
         report.sink_failures = engine.sink_failures
-    if options.budget is not None:
-        report.stopped = options.budget.exhausted
+    report.stopped = engine.stopped
     _check_complete(engine.stored)
     if run is not None:
         run.close(report, (trace_id for trace_id, _ in engine.stored))

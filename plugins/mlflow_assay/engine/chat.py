@@ -205,9 +205,9 @@ async def _post(
 ) -> Any:
     """One chat completion, retried where that can help; returns the decoded JSON."""
     started = time.monotonic()
-    attempt = 0
+    attempts = throttles = 0
     while True:
-        attempt += 1
+        attempts += 1
         async with limiter.slot():
             status, reply, retry_after, failure = await _once(session, endpoint, body())
         if status == 200:
@@ -218,10 +218,13 @@ async def _post(
             continue
         if status in (429, 503):
             limiter.throttled(retry_after)
+            throttles += 1
+        # A refusal for being too fast is the limiter's to mend; it weighs a quarter of another failure.
+        counted = attempts - throttles + 1 + throttles // 4 if throttles else attempts
         can_retry = failure is not None or retriable(status)
-        wait = policy.wait(attempt, retry_after) if can_retry else None
-        if wait is None or (policy.deadline_s is not None and time.monotonic() - started + wait > policy.deadline_s):
-            raise _gave_up(endpoint, status, reply, failure, attempt)
+        wait = policy.wait(counted, retry_after, time.monotonic() - started) if can_retry else None
+        if wait is None:
+            raise _gave_up(endpoint, status, reply, failure, attempts)
         await asyncio.sleep(wait)
 
 

@@ -132,7 +132,7 @@ class LocalEngine:
         ]
         self.stored: list[tuple[str, str]] = []  # (trace id, assessment id)
         self.sink_failures: dict[str, str] = {}
-        self.interrupted = False
+        self.stopped: str | None = None
 
     def run(self) -> None:
         """Judge everything the plan owes; results are in `tallies` and `stored`.
@@ -157,9 +157,6 @@ class LocalEngine:
                 reader = asyncio.create_task(self._read(jobs, len(team)))
                 try:
                     await _all_or_first_failure([reader, *team, writer], after=lambda: done.put(None), last=writer)
-                except asyncio.CancelledError:
-                    self.interrupted = True
-                    raise
                 finally:
                     await _wind_down([reader, *team], done, writer)
 
@@ -246,8 +243,8 @@ class LocalEngine:
             return await self._call(job, http, pool)
         estimate = self._estimate(job)
         if not budget.reserve(estimate):
-            spent = UnscoredError(Unscored.BUDGET, budget.exhausted or "the budget would be exceeded")
-            return judging.unscored(job.bound, job.subject, spent)
+            self.stopped = budget.exhausted or "the next call would have exceeded the budget"
+            return judging.unscored(job.bound, job.subject, UnscoredError(Unscored.BUDGET, self.stopped))
         actual = estimate
         try:
             feedback = await self._call(job, http, pool)
@@ -446,7 +443,7 @@ async def _all_or_first_failure(
     """Wait for all tasks but the last, then let the last finish; the first failure of any is raised."""
     waiting = set(tasks)
     while waiting - {last}:
-        finished, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_EXCEPTION)
+        finished, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for task in finished:
             task.result()
         if finished and last in finished:
