@@ -9,10 +9,10 @@ kinds of refusal are answered in two ways, since they mean different limits:
 
 - With `Retry-After` (a quota of requests per second or minute): the whole endpoint is paused until then, and
   what it accepted in the time before becomes the rate at which calls are let through from then on, evenly
-  spaced. The rate is cut to 95 % of that and approaches 98 % again within 20 s, lingers there, and beyond that
-  probes upward ever faster, so that a quota that was raised, or taken for too low, is found within a minute:
-  the shape of CUBIC (RFC 9438), applied to a rate. Concurrency alone cannot hold a quota: at a latency of 5 ms
-  even one call at a time is 200 a second.
+  spaced. The rate starts at 93 % of that, rises to 97 % within 30 s, lingers there, and after a minute probes
+  upward ever faster, so that a quota that was raised, or taken for too low, is found within two minutes: the
+  shape of CUBIC (RFC 9438), applied to a rate. The constants were chosen by simulation (tests/engine/test_limits.py).
+  Concurrency alone cannot hold a quota: at a latency of 5 ms even one call at a time is 200 a second.
 - Without (an endpoint that takes so many calls at once): the window of concurrent calls is halved, at most once
   a pause, and grows by a fixed amount after each window of successes (AIMD: Chiu and Jain 1989,
   doi:10.1016/0169-7552(89)90019-6). Where halving does not help, since most calls are still refused, the rate is
@@ -38,8 +38,9 @@ _RETRIABLE = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # 529: An
 _MARK_S = 0.05  # how fine sent and refused calls are remembered
 _MEMORY_S = 120.0  # and for how long; also the longest pause
 _LATE_S = 0.02  # how late a paced call may be and still keep its place, so that late timers cost no throughput
-_PLATEAU_S = 20.0  # from a cut to the plateau, and again as long until probing turns exponential
-_BELOW, _DIP = 0.98, 0.03  # the plateau as a share of the rate learnt; how far below it a cut goes
+_RAMP_S = 30.0  # from a cut to the plateau, and again as long until probing turns exponential
+_RAMP_PAUSES = 6.0  # the same in pauses, where pauses are long: each probe too far costs one
+_BELOW, _DIP = 0.97, 0.04  # the plateau as a share of the rate learnt; how far below it a cut goes
 _SQUEEZE_S = 0.25  # first pause after a refusal that names none
 _STRAY = 0.2  # share of calls below which failures are strays
 
@@ -143,7 +144,7 @@ class AdaptiveLimiter:
         self._resumed: tuple[int, int] = (0, 0)  # (sent, refused) when the last pause ended
         self._squeezed_since = self._squeezed_last = -math.inf
         self._plateau: float | None = None  # calls per second; None lets calls through unpaced
-        self._cut_at = 0.0
+        self._cut_at, self._ramp_s = 0.0, _RAMP_S
         self._next_at = 0.0
 
     def slot(self) -> _Slot:
@@ -156,7 +157,7 @@ class AdaptiveLimiter:
         self._won += 1
         if self._won >= self._window and self._window < self._maximum:
             self._won = 0
-            step = 3 * self._window if self._opening else max(1, self._maximum // 32)
+            step = 3 * self._window if self._opening else max(1, self._maximum // 64)
             self._window = min(self._maximum, self._window + step)
             if self._waiters:
                 self._wake()
@@ -298,7 +299,9 @@ class AdaptiveLimiter:
         sent, refused = self._resumed
         self._resumed = (self._sent, self._refused)
         if self._plateau is not None and self._sent - sent <= self._refused - refused:
-            self._barren = min(self._barren + 1, 5)  # the pause was too short; it says nothing of the rate
+            self._barren = min(self._barren + 1, 5)  # the pause was too short; once, it says nothing of the rate
+            if self._barren > 1:
+                self._plateau = max(self._plateau / 2, 1 / _MEMORY_S)
             return
         if over > 0:
             self._learn(self._accepted(at, over), over, at, now)
@@ -310,11 +313,12 @@ class AdaptiveLimiter:
             # a count is exact to one call only; nothing is lost by more than half at once
             found = rate if accepted + 1.5 >= rate * over_s else min(rate, max(found, rate / 2))
         self._plateau, self._cut_at, self._next_at = found * _BELOW, now, now
+        self._ramp_s = max(_RAMP_S, _RAMP_PAUSES * (now - at))
 
     def _rate(self, now: float) -> float:
         """Calls per second: below the plateau, along it, then beyond it."""
         assert self._plateau is not None  # noqa: S101 - asked by the caller
-        x = (now - self._cut_at) / _PLATEAU_S
+        x = (now - self._cut_at) / self._ramp_s
         if x < 2:
             return self._plateau * (1 + _DIP * (x - 1) ** 3)
         if x > 6:
@@ -332,7 +336,7 @@ class AdaptiveLimiter:
             self._opening, self._won = False, 0
             self._window = max(1, self._window // 2)
             if now - self._squeezed_last > 5.0:
-                self._squeezed_since = now
+                self._squeezed_since = max(now - 1.0, self._marks[0][0])
             self._squeezed_last = now
         if self._plateau is not None:
             self._pause(now, _SQUEEZE_S * 2**self._barren, 1.0)
