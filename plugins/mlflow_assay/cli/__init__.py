@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "traces": ("mlflow_assay.cli.traces:traces", "Import recorded agent runs as MLflow traces."),
     "judges": ("mlflow_assay.cli.judges:judges", "List, show, validate, test, train and register judges."),
     "score": ("mlflow_assay.cli.score:score", "Judge the traces of an experiment."),
+    "cache": ("mlflow_assay.cli.cache:cache", "Look at and prune the verdicts already paid for."),
     "report": ("mlflow_assay.cli.report:report", "Write a stakeholder's report as one HTML page."),
     "demo": ("mlflow_assay.cli.demo:demo", "Play the whole loop on a simulated telecom agent."),
 }
