@@ -51,7 +51,9 @@ def generated() -> dict[Path, str]:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for name, table in TABLES.items():
         block = f"<!-- generated:{name} -->\n{table()}\n<!-- /generated:{name} -->"
-        readme = re.sub(rf"<!-- generated:{name} -->.*?<!-- /generated:{name} -->", lambda _, b=block: b, readme, flags=re.S)
+        readme = re.sub(
+            rf"<!-- generated:{name} -->.*?<!-- /generated:{name} -->", lambda _, b=block: b, readme, flags=re.S
+        )
     schema = json.dumps(definition.schema(), indent=2, ensure_ascii=False) + "\n"
     return {ROOT / "README.md": readme, ROOT / "judges" / "schema.json": schema}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,6 +12,8 @@ from mlflow_assay.cli.options import judges_path, model_options, model_settings,
 
 if TYPE_CHECKING:
     from mlflow_assay.engine.report import RunReport, Tally
+
+_ALWAYS = ("judge", "passed", "failed", "unscored")  # the other columns only where they say something
 
 
 @click.command()
@@ -106,27 +109,35 @@ def _print(report: RunReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD)
-    table.add_column("judge", overflow="fold")
-    for heading in ("scored", "passed", "failed", "already", "cost", "tokens", "cached"):
-        table.add_column(heading, justify="right")
-    table.add_column("unscored, by reason", overflow="fold")
+    rows = [_row(tally) for tally in report.tallies]
+    shown = [h for h in rows[0] if h in _ALWAYS or any(row[h] not in ("0", "–") for row in rows)]
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    for heading in shown:
+        table.add_column(heading, justify="left" if heading == "judge" else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(row[heading] for heading in shown))
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
     for tally in report.tallies:
-        table.add_row(*_row(tally))
-    console = Console()
-    console.print(table)
+        for reason, count in tally.unscored.most_common():
+            click.echo(f"  {tally.judge}: {count} unscored, {reason}")
     click.echo(f"{report.traces} traces, {report.stored} verdicts stored, {report.wall_s:.1f} s")
     for note in _notes(report):
         click.echo(note)
     click.echo(f"Next: assay report --experiment {report.experiment!r} --out report.html")
 
 
-def _row(tally: Tally) -> list[str]:
-    cost = "–" if tally.cost_usd is None else f"${tally.cost_usd:.4f}"
+def _row(tally: Tally) -> dict[str, str]:
     tokens = tally.input_tokens + tally.output_tokens
-    reasons = ", ".join(f"{reason} {n}" for reason, n in tally.unscored.most_common()) or "none"
-    counts = (tally.scored, tally.passed, tally.failed, tally.standing)
-    return [tally.judge, *map(str, counts), cost, str(tokens) if tokens else "–", str(tally.cache_hits), reasons]
+    return {
+        "judge": tally.judge,
+        "passed": str(tally.passed),
+        "failed": str(tally.failed),
+        "unscored": str(tally.unscored.total()),
+        "already": str(tally.standing),
+        "cached": str(tally.cache_hits),
+        "tokens": str(tokens) if tokens else "–",
+        "cost": "–" if tally.cost_usd is None else f"${tally.cost_usd:.4f}",
+    }
 
 
 def _notes(report: RunReport) -> list[str]:
