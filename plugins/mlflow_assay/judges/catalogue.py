@@ -21,6 +21,7 @@ from mlflow_assay.contracts import BoundJudge, JudgeContract, JudgeLibrary, Mode
 from mlflow_assay.errors import ConfigError, DefinitionError, PluginError
 from mlflow_assay.judges import definition as definitions
 from mlflow_assay.judges.definition import JudgeDefinition
+from mlflow_assay.judges.problems import problems
 
 __all__ = ["PATH_VARIABLE", "Catalogue", "JudgeEntry"]
 
@@ -219,7 +220,9 @@ class _SingleJudge:
         try:
             return self._class(name=name, **{**extra, **params})
         except ValueError as error:
-            raise ConfigError(f"The judge {name!r} cannot be built with {dict(params)}: {error}") from error
+            raise ConfigError(
+                f"The judge {name!r} refuses the parameters {dict(params)}: {problems(error)}."
+            ) from error
 
 
 def _as_library(name: str, plugin: Any) -> JudgeLibrary:

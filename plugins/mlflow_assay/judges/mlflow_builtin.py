@@ -29,6 +29,7 @@ from mlflow_assay.contracts import (
 )
 from mlflow_assay.errors import ConfigError
 from mlflow_assay.judges import fields, mlflow_endpoint
+from mlflow_assay.judges.problems import problems
 
 if TYPE_CHECKING:
     from mlflow.entities import Trace
@@ -190,7 +191,10 @@ class MlflowJudges:
         try:
             inner = scorer_class(**params, **_model_arguments(name, model))
         except (ValueError, TypeError, MlflowException) as error:
-            raise ConfigError(f"MLflow refuses the parameters {dict(params)} of {name!r}: {error}") from error
+            raise ConfigError(
+                f"MLflow refuses its judge {name!r} with the parameters {dict(params)}: {problems(error)}.",
+                fix=f"Set them in a YAML definition: `uses: mlflow/{name}` and `with:`.",
+            ) from error
         return BuiltinJudge(inner, BUILTINS[name], model)
 
 
