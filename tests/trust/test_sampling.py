@@ -93,7 +93,7 @@ def test_estimates_from_strata_finer_than_the_verdict_are_unbiased_with_the_prob
     """A rare slice is labelled as often as the common one; unweighted, its bad traces would drag the KPI down."""
     rng = np.random.default_rng(0)
     corrected, blind, truths = [], [], []
-    for seed in range(40):
+    for seed in range(20):
         rare = rng.random(1000) < 0.05
         truth = rng.random(1000) < np.where(rare, 0.3, 0.9)
         verdict = np.where(rng.random(1000) < 0.9, truth, ~truth).tolist()

@@ -5,6 +5,7 @@ Unscored and missing values are None or NaN on the way in and NaN inside; nothin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from numbers import Real
 from typing import Any
@@ -18,11 +19,13 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
 
+_PLAIN = frozenset({bool, int, float})  # the common case, ten times quicker to check than Real
+
 
 def _number(value: Any, what: str, position: int) -> float:
     if value is None:
         return float("nan")
-    if not isinstance(value, Real | np.bool_):
+    if type(value) not in _PLAIN and not isinstance(value, Real | np.bool_):
         raise ConfigError(
             f"{what}[{position}] is not a number.",
             found=repr(value),
@@ -30,7 +33,7 @@ def _number(value: Any, what: str, position: int) -> float:
             fix="Normalise values first, for example with the judge contract's value.read and value.passes.",
         )
     number = float(value)
-    if np.isinf(number):
+    if math.isinf(number):
         raise ConfigError(f"{what}[{position}] is infinite.", valid="a finite number, or None for missing")
     return number
 

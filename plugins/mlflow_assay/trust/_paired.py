@@ -11,6 +11,7 @@ from mlflow_assay.trust._arrays import Floats, Ints
 from mlflow_assay.trust._design import cluster_sums, clustered_variance, t_value, z_value
 
 _DRAWS = 20_000
+_LARGE = 2_000  # clusters beyond which the normal limit replaces enumeration and resampling
 
 
 def mcnemar_exact(wins: int, losses: int) -> float:
@@ -36,11 +37,14 @@ def sign_flip_exact(sums: Ints) -> float:
         sums: wins minus losses of each cluster, whole numbers, shape (G,).
 
     Returns:
-        p in (0, 1]; equals McNemar's exact p when no cluster has more than one pair.
+        p in (0, 1]; equals McNemar's exact p when no cluster has more than one pair. With more than 2,000
+        clusters that moved, the test's normal limit.
 
     Source: Fisher's randomisation test, summed exactly by convolution; Pagano & Tritchler 1983, JASA 78:435.
     """
     sizes = np.abs(sums[sums != 0])
+    if sizes.size > _LARGE:
+        return _normal_p(sizes.astype(np.float64), float(sums.sum()))
     mass = np.ones(1)
     for size in sizes:
         spread = np.zeros(mass.size + 2 * int(size))
@@ -55,7 +59,8 @@ def sign_flip_exact(sums: Ints) -> float:
 def sign_flip(sums: Floats, *, seed: int = 0) -> float:
     """Two-sided p-value of the same test for real-valued cluster sums.
 
-    All 2^G sign patterns are tried up to G = 14, else 20,000 random ones (p is then at least 1/20,001).
+    All 2^G sign patterns are tried up to G = 14, else 20,000 random ones (p is then at least 1/20,001); with more
+    than 2,000 clusters the test's normal limit is used.
 
     Args:
         sums: summed differences of each cluster, shape (G,).
@@ -67,6 +72,8 @@ def sign_flip(sums: Floats, *, seed: int = 0) -> float:
     if not sums.size:
         return 1.0
     target = abs(float(sums.sum())) - 1e-9
+    if sums.size > _LARGE:
+        return _normal_p(sums, float(sums.sum()))
     if sums.size <= 14:
         bits = (np.arange(2**sums.size)[:, None] >> np.arange(sums.size)) & 1
         return float((np.abs((2 * bits - 1) @ sums) >= target).mean())
@@ -75,6 +82,10 @@ def sign_flip(sums: Floats, *, seed: int = 0) -> float:
         signs = rng.integers(0, 2, (_DRAWS // 10, sums.size), dtype=np.int8) * 2 - 1
         hits += int((np.abs(signs @ sums) >= target).sum())
     return (hits + 1) / (_DRAWS + 1)
+
+
+def _normal_p(sums: Floats, total: float) -> float:
+    return min(1.0, 2 * float(special.ndtr(-abs(total) / math.sqrt(np.square(sums).sum()))))
 
 
 def tango_statistic(wins: float, losses: float, n: float, difference: float) -> float:
@@ -146,7 +157,8 @@ def bootstrap_interval(
         draws: resamples.
 
     Returns:
-        (mean, low, high), or None with fewer than two clusters or no variation.
+        (mean, low, high), or None with fewer than two clusters or no variation. With more than 2,000 clusters
+        Student's interval over clusters, which is then the same.
 
     Source: Efron & Tibshirani 1993, An Introduction to the Bootstrap, section 12.5 (bootstrap-t), clusters
         resampled whole as in Cameron, Gelbach & Miller 2008, Review of Economics and Statistics 90:414.
@@ -156,6 +168,8 @@ def bootstrap_interval(
     error = float(_ratio_error(sums, sizes))
     if count < 2 or error <= 1e-12:
         return None
+    if count > _LARGE:
+        return clustered_interval(differences, clusters, confidence)
     rng, pivots = np.random.default_rng(seed), []
     for _ in range(10):
         picks = rng.integers(0, count, (draws // 10, count))
