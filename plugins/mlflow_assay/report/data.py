@@ -110,12 +110,14 @@ def build(
 
 def assemble(rows: Sequence[Row], request: ReportRequest, contracts: Mapping[str, JudgeContract]) -> ReportData:
     """The report of rows already read, oldest first; see `build`."""
-    truth = {name for name, judge in request.labels if name != judge}
-    found = [f for f in collect(rows, contracts) if f.name not in truth]
-    check_labels(request.labels, rows, [f.name for f in found])
+    judges = collect(rows, contracts)
+    check_labels(request.labels, rows, [f.name for f in judges])
+    truth = {name for name, _ in request.labels} - {judge for _, judge in request.labels}
+    found = [f for f in judges if f.name not in truth]
     names = {f.name: [n for n, judge in request.labels if judge == f.name] for f in found}
     links = Links(request.ui_url, request.experiment_id)
     worst, left = worst_sessions(rows, found, links)
+    times = [row.time_ms for row in rows if row.timed]
     human = {m.name for row in rows for m in row.marks if m.human and m.valid and not m.expectation}
     return ReportData(
         title=request.title or request.experiment,
@@ -123,12 +125,14 @@ def assemble(rows: Sequence[Row], request: ReportRequest, contracts: Mapping[str
         experiment_id=request.experiment_id,
         generated_ms=int(time.time() * 1000),
         selection=request.selection,
-        first_ms=rows[0].time_ms if rows else None,
-        last_ms=rows[-1].time_ms if rows else None,
+        first_ms=min(times, default=None),
+        last_ms=max(times, default=None),
         n_traces=len(rows),
         n_sessions=len({row.session for row in rows if row.session}),
         n_without_session=sum(row.session is None for row in rows),
+        n_untimed=len(rows) - len(times),
         simulated_traces=sum(row.simulated for row in rows),
+        simulated_customers=sum(row.simulated_customer and not row.simulated for row in rows),
         agent=_agent(rows),
         judges=tuple(judge_report(f, rows, names[f.name], contracts.get(f.name)) for f in found),
         human=tuple(human_feedback(rows, name) for name in sorted(human - set(names) - truth)),

@@ -297,14 +297,14 @@ class FailedTrace:
 
     Attributes:
         trace_id, url: the trace, and a link to it in MLflow's UI or None.
-        time_ms: when it happened.
+        time_ms: when it happened; None where times were not recorded.
         request: what was asked, truncated, None where not recorded.
         verdicts: every failed verdict on it.
     """
 
     trace_id: str
     url: str | None
-    time_ms: int
+    time_ms: int | None
     request: str | None
     verdicts: tuple[FailedVerdict, ...]
 
@@ -318,7 +318,7 @@ class SessionReport:
         single: whether it is a trace without a session.
         url: link to it in MLflow's UI, None without one.
         n_traces: traces of the session in this report.
-        first_ms: when it began.
+        first_ms: when it began; None where times were not recorded.
         failures: failed verdicts in all.
         by_judge: failed verdicts per judge, most first.
         traces: the traces with most failures, at most a few, oldest first.
@@ -328,7 +328,7 @@ class SessionReport:
     single: bool
     url: str | None
     n_traces: int
-    first_ms: int
+    first_ms: int | None
     failures: int
     by_judge: tuple[tuple[str, int], ...]
     traces: tuple[FailedTrace, ...]
@@ -387,10 +387,12 @@ class ReportData:
         experiment, experiment_id: of MLflow.
         generated_ms: when the report was made, epoch milliseconds.
         selection: in words, which traces were asked for (filter, since); empty means all.
-        first_ms, last_ms: oldest and newest trace; None without traces.
+        first_ms, last_ms: oldest and newest trace whose time was recorded; None without one.
         n_traces, n_sessions: traces read, and sessions among them.
         n_without_session: traces that belong to no session.
+        n_untimed: traces whose times were not recorded; they are in no trend and no duration.
         simulated_traces: traces marked as simulated.
+        simulated_customers: other traces in which a model played the customer.
         agent: running figures.
         judges: by name.
         human: by name.
@@ -411,7 +413,9 @@ class ReportData:
     n_traces: int
     n_sessions: int
     n_without_session: int
+    n_untimed: int
     simulated_traces: int
+    simulated_customers: int
     agent: AgentFacts
     judges: tuple[JudgeReport, ...]
     human: tuple[HumanFeedback, ...]

@@ -64,5 +64,7 @@ def _value(judge: JudgeReport) -> float | None:
 
 
 def _weakest(judges: list[JudgeReport]) -> JudgeReport | None:
-    """The lowest rate among judges, lowest first, with enough verdicts."""
-    return next((j for j in judges if j.estimate is not None and j.estimate.n_judged >= FEW), None)
+    """The judge with the lowest rate, of those (lowest first) with enough verdicts; None when the next reads alike."""
+    known = [j for j in judges if j.estimate is not None and j.estimate.n_judged >= FEW]
+    shown = [words.rate(j.estimate) for j in known if j.estimate is not None]
+    return known[0] if len(known) > 1 and shown[0] != shown[1] else None

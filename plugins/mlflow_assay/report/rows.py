@@ -65,17 +65,20 @@ class Row:
 
     Attributes:
         trace_id, time_ms: id and start, epoch milliseconds.
+        timed: whether times were recorded; an import may have had to make them up.
         session: session id or None.
         failed: whether the trace ended in an error.
         duration_ms, tokens, usd: as recorded, None where not.
         request: what was asked, truncated.
         simulated: whether it is marked as simulated.
+        simulated_customer: whether a model played the customer.
         groups: value of each breakdown, None where the trace has none.
         marks: its assessments.
     """
 
     trace_id: str
     time_ms: int
+    timed: bool
     session: str | None
     failed: bool
     duration_ms: int | None
@@ -83,6 +86,7 @@ class Row:
     usd: float | None
     request: str | None
     simulated: bool
+    simulated_customer: bool
     groups: Mapping[str, str | None]
     marks: tuple[Mark, ...]
 
@@ -135,16 +139,19 @@ def read_row(trace: Trace, by: Sequence[str]) -> Row:
     metadata, tags = info.trace_metadata or {}, info.tags or {}
     usage = info.token_usage or {}
     state = getattr(info.state, "value", info.state)
+    timed = not tags.get(semconv.SOURCE_TIMES, "").startswith("not recorded")
     return Row(
         trace_id=info.trace_id,
         time_ms=int(info.request_time or 0),
+        timed=timed,
         session=metadata.get(_SESSION) or None,
         failed=str(state) == "ERROR",
-        duration_ms=info.execution_duration,
+        duration_ms=info.execution_duration if timed else None,
         tokens=usage.get("total_tokens"),
         usd=trace_fields.extract(trace, "cost_usd") if metadata.get("mlflow.trace.cost") else None,
         request=_request(info.request_preview),
         simulated=tags.get(semconv.SIMULATED) == "true",
+        simulated_customer=tags.get(semconv.TAG_CUSTOMER) == "simulated",
         groups={b: _group(trace, b) for b in by},
         marks=tuple(_mark(a) for a in info.assessments or [] if a.feedback is not None or a.expectation is not None),
     )

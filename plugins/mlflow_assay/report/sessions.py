@@ -47,7 +47,7 @@ def _session(unit: str, rows: Sequence[Row], failed: Sequence[Verdict], links: L
         single=single,
         url=links.trace(unit) if single else links.session(unit),
         n_traces=len(rows),
-        first_ms=min(row.time_ms for row in rows),
+        first_ms=min((row.time_ms for row in rows if row.timed), default=None),
         failures=len(failed),
         by_judge=tuple(Counter(v.mark.name for v in failed).most_common()),
         traces=tuple(_trace(found, links) for found in sorted(worst, key=lambda found: found[0].row.time_ms)),
@@ -57,4 +57,5 @@ def _session(unit: str, rows: Sequence[Row], failed: Sequence[Verdict], links: L
 def _trace(failed: Sequence[Verdict], links: Links) -> FailedTrace:
     row = failed[0].row
     verdicts = tuple(FailedVerdict(v.mark.name, v.mark.rationale) for v in failed)
-    return FailedTrace(row.trace_id, links.trace(row.trace_id), row.time_ms, row.request, verdicts)
+    when = row.time_ms if row.timed else None
+    return FailedTrace(row.trace_id, links.trace(row.trace_id), when, row.request, verdicts)

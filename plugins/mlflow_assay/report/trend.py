@@ -28,9 +28,9 @@ def trend_of(name: str, verdicts: Sequence[Verdict]) -> Trend | None:
     """The judge's own pass rate by the time the traces happened (UTC; weeks begin on Monday).
 
     Returns:
-        None without verdicts; bins in which every trace is unscored are left out.
+        None without verdicts on traces whose times were recorded; bins without a verdict are left out.
     """
-    scored = [v for v in verdicts if v.reading.passed is not None]
+    scored = [v for v in verdicts if v.reading.passed is not None and v.row.timed]
     if not scored:
         return None
     times = [v.row.time_ms for v in scored]
