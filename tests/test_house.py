@@ -66,10 +66,10 @@ SEAMS = {"contracts", "errors", "semconv", "registry", "shipped"}
 MAY = {
     "sinks": set(),
     "sources": {"judges.definition"},  # recorded prompts become definitions
-    "judges": {"trust", "engine.judging"},  # local judges measure themselves; cases run through the engine's door
+    "judges": {"trust", "engine.judging", "testing"},  # local judges measure themselves; cases use the engine's door
     "engine": {"judges.fields", "sinks.mlflow_assessments"},
     "trust": set(),
-    "report": {"trust", "judges.catalogue", "judges.definition", "sources.mlflow_store"},
+    "report": {"trust", "judges.catalogue", "judges.definition", "judges.fields", "sources.mlflow_store"},
     "demo": {"trust", "judges", "sources.mlflow_store", "pipeline", "report"},
 }
 
@@ -79,7 +79,7 @@ def imports_of(path: Path) -> set[str]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mlflow_assay"):
             base = node.module.removeprefix("mlflow_assay").lstrip(".")
-            found |= {f"{base}.{alias.name}".lstrip(".") for alias in node.names} if not base else {base}
+            found |= {f"{base}.{alias.name}".lstrip(".") for alias in node.names}
         elif isinstance(node, ast.Import):
             found |= {a.name.removeprefix("mlflow_assay.") for a in node.names if a.name.startswith("mlflow_assay.")}
     return found

@@ -272,6 +272,7 @@ class ModelSettings:
         params: generation parameters (temperature, max_tokens, …), overriding a definition's.
         headers: extra HTTP headers. Values may be secrets: they are never logged or put in a digest.
         timeout_s: seconds one model call may take.
+        usd_per_million: price of a million input and output tokens; None takes MLflow's model catalogue.
     """
 
     uri: str
@@ -279,6 +280,7 @@ class ModelSettings:
     params: Mapping[str, Any] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     timeout_s: float = 60.0
+    usd_per_million: tuple[float, float] | None = None
 
 
 @runtime_checkable

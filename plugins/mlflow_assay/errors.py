@@ -5,7 +5,7 @@
     │   ├── DefinitionError    a judge definition (YAML) is not valid; names file and line
     │   ├── PluginError        a plugin is unknown, broken, or claimed by two packages
     │   └── InputError         a file to import cannot be read in the format asked for
-    ├── StoreError             MLflow cannot be reached, or has no such experiment, trace or assessment
+    ├── StoreError             MLflow (or the cache) cannot be reached, or lacks the experiment, trace or assessment
     ├── SinkError              a sink refused what it was given
     ├── IncompleteError        a run ended with fewer verdicts stored than planned; lists what is missing
     └── NotTrustedError        a number or a judge is refused because the evidence for it is too weak

@@ -14,11 +14,12 @@ from mlflow_assay.errors import ConfigError, IncompleteError
 from mlflow_assay.judges.catalogue import Catalogue
 
 if TYPE_CHECKING:
+    from mlflow_assay.engine.budget import Budget
     from mlflow_assay.engine.plan import Plan
     from mlflow_assay.engine.run import Options, Progress
     from mlflow_assay.sources.mlflow_store import MlflowSource
 
-__all__ = ["build_judges", "score"]
+__all__ = ["build_judges", "make_budget", "score"]
 
 
 def build_judges(
@@ -54,6 +55,36 @@ def build_judges(
         if judge.model is not None and judge.contract.calls_llm:
             check_credentials(judge.model)
     return judges
+
+
+def make_budget(
+    judges: Sequence[BoundJudge],
+    max_usd: float | None = None,
+    max_tokens: int | None = None,
+    max_calls: int | None = None,
+    warn: Callable[[str], None] | None = None,
+) -> Budget | None:
+    """The budget of a run, or None where no limit is set.
+
+    Args:
+        warn: told once when most of it is spent.
+
+    Raises:
+        ConfigError: a limit in money is set and a judge model has no known price.
+    """
+    from mlflow_assay.engine.budget import Budget
+    from mlflow_assay.engine.prices import price_for
+
+    if max_usd is None and max_tokens is None and max_calls is None:
+        return None
+    for judge in judges:
+        if max_usd is not None and judge.contract.calls_llm and price_for(judge.model) is None:
+            raise ConfigError(
+                f"A limit in money needs the price of {judge.model.uri if judge.model else judge.name!r}, "
+                "which MLflow's catalogue does not have.",
+                fix="Give it with --price INPUT,OUTPUT, or limit --max-tokens or --max-calls instead.",
+            )
+    return Budget(max_usd, max_tokens, max_calls, on_soft=warn)
 
 
 def score(

@@ -48,7 +48,7 @@ def model_options(command: F) -> F:
     return command
 
 
-def model_settings(model: str | None, base_url: str | None, timeout_s: float) -> Any:
+def model_settings(model: str | None, base_url: str | None, timeout_s: float, price: str | None = None) -> Any:
     """`ModelSettings` from the options; None when no model was named.
 
     Raises:
@@ -57,14 +57,19 @@ def model_settings(model: str | None, base_url: str | None, timeout_s: float) ->
     from mlflow_assay.contracts import ModelSettings
 
     if model is None:
-        if base_url is not None:
-            raise ConfigError("--base-url needs --model, to say which model to ask for there.", valid="openai:/NAME")
+        if base_url is not None or price is not None:
+            raise ConfigError("--base-url and --price need --model, to say of which model.", valid="openai:/NAME")
         return None
     provider, found, name = model.partition(":/")
     if not (provider and found and name):
         raise ConfigError(
             f"--model {model!r} is not an MLflow model URI.", valid="provider:/name, such as openai:/gpt-4.1-mini"
         )
+    if price is not None:
+        from mlflow_assay.engine.prices import parse_price
+
+        given = parse_price(price)
+        return ModelSettings(model, base_url, timeout_s=timeout_s, usd_per_million=(given.input, given.output))
     return ModelSettings(model, base_url, timeout_s=timeout_s)
 
 

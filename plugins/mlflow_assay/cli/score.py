@@ -23,6 +23,9 @@ _ALWAYS = ("judge", "passed", "failed", "unscored")  # the other columns only wh
 @judges_path
 @model_options
 @click.option("--concurrency", type=click.IntRange(1, 1024), default=64, show_default=True, help="Calls in flight.")
+@click.option(
+    "--price", help="The model's price, INPUT,OUTPUT in dollars per million tokens; default: MLflow's catalogue."
+)
 @click.option("--max-usd", type=click.FloatRange(min=0, min_open=True), help="Stop before spending more.")
 @click.option("--max-calls", type=click.IntRange(min=1), help="Stop before calling the model more often.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Stop before using more tokens.")
@@ -41,6 +44,7 @@ def score(
     base_url: str | None,
     timeout_s: float,
     concurrency: int,
+    price: str | None,
     max_usd: float | None,
     max_calls: int | None,
     max_tokens: int | None,
@@ -61,21 +65,16 @@ def score(
     """
     from mlflow_assay import pipeline
     from mlflow_assay.cli.progress import ScoreProgress
-    from mlflow_assay.engine.budget import Budget
     from mlflow_assay.engine.cache import VerdictCache
     from mlflow_assay.engine.run import Options
     from mlflow_assay.sources.mlflow_store import MlflowSource, parse_since
 
     source = MlflowSource(experiment, filter_string, parse_since(since) if since else None, max_traces)
-    built = pipeline.build_judges(
-        judges, model=model_settings(model, base_url, timeout_s), paths=paths, texts=read_texts(settings)
-    )
-    limited = any(limit is not None for limit in (max_usd, max_calls, max_tokens))
-    options = Options(
-        concurrency=concurrency,
-        cache=VerdictCache() if cache else None,
-        budget=Budget(max_usd, max_tokens, max_calls) if limited else None,
-    )
+    settings_of_model = model_settings(model, base_url, timeout_s, price)
+    built = pipeline.build_judges(judges, model=settings_of_model, paths=paths, texts=read_texts(settings))
+    budget = pipeline.make_budget(built, max_usd, max_tokens, max_calls, lambda text: click.echo(text, err=True))
+    known = VerdictCache() if cache else None
+    options = Options(concurrency=concurrency, cache=known, budget=budget)
     displays: list[ScoreProgress] = []
 
     def display(plan: Any) -> ScoreProgress:
@@ -87,6 +86,8 @@ def score(
     finally:
         for shown in displays:
             shown.close()
+        if known is not None:
+            known.close()
     if as_json:
         click.echo(json.dumps(report.to_dict(), indent=2))
     else:

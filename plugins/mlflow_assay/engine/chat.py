@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_assay.contracts import BoundJudge, ModelSettings, Unscored, UnscoredError
 from mlflow_assay.engine.judging import Subject, reason_for_status
 from mlflow_assay.engine.limits import AdaptiveLimiter, RetryPolicy, parse_retry_after, retriable
+from mlflow_assay.engine.prices import cost, price_for
 from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -120,14 +121,12 @@ class ChatJudge:
         """Tokens and cost of a reply under MLflow's metadata keys; empty when the endpoint reports none."""
         from mlflow.tracing.constant import AssessmentMetadataKey as Key
 
-        from mlflow_assay.engine.prices import cost, price_of
-
         usage = reply.get("usage") if isinstance(reply, dict) else None
         if not isinstance(usage, dict) or usage.get("prompt_tokens") is None:
             return {}
         given, made = int(usage["prompt_tokens"]), int(usage.get("completion_tokens") or 0)
         paid: dict[str, Any] = {Key.JUDGE_INPUT_TOKENS: given, Key.JUDGE_OUTPUT_TOKENS: made}
-        price = price_of(self.bound.model.uri) if self.bound.model else None
+        price = price_for(self.bound.model)
         if price is not None:
             paid[Key.JUDGE_COST] = cost(price, given, made)
         return paid
@@ -216,7 +215,7 @@ async def _post(
         if status == 400 and endpoint.structured and _dislikes_format(reply):
             endpoint.structured = False
             continue
-        if status in (429, 503):
+        if status in (429, 529) or (status == 503 and retry_after is not None):
             limiter.throttled(retry_after)
             throttles += 1
         # A refusal for being too fast is the limiter's to mend; it weighs a quarter of another failure.

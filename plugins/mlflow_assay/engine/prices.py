@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from mlflow_assay.contracts import ModelSettings
 from mlflow_assay.errors import ConfigError
 
-__all__ = ["Price", "cost", "estimate_tokens", "parse_price", "price_of"]
+__all__ = ["Price", "cost", "estimate_tokens", "parse_price", "price_for", "price_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -92,6 +93,13 @@ def _catalogue_entry(provider: str, model: str) -> Mapping[str, Any]:
     if os.environ.get("MLFLOW_MODEL_CATALOG_URI"):
         return providers._lookup_model_info(model, custom_llm_provider=provider) or {}
     return providers._load_bundled_provider(provider).get(model.split("/", 1)[-1]) or {}
+
+
+def price_for(model: ModelSettings | None) -> Price | None:
+    """The price of a judge model: the one given with it, else the catalogue's; None when neither is known."""
+    if model is None:
+        return None
+    return price_of(model.uri, Price(*model.usd_per_million) if model.usd_per_million else None)
 
 
 def cost(price: Price, input_tokens: int, output_tokens: int) -> float:

@@ -28,7 +28,7 @@ from mlflow_assay.engine.cache import CachedVerdict, VerdictCache, key
 from mlflow_assay.engine.chat import ChatJudge, HandOverError, prepare
 from mlflow_assay.engine.limits import AdaptiveLimiter, RetryPolicy
 from mlflow_assay.engine.plan import Due, Plan
-from mlflow_assay.engine.prices import estimate_tokens
+from mlflow_assay.engine.prices import cost, estimate_tokens, price_for
 from mlflow_assay.engine.report import Tally
 from mlflow_assay.errors import AssayError, StoreError
 from mlflow_assay.sinks.mlflow_assessments import MlflowSink, assessment_id
@@ -126,6 +126,7 @@ class LocalEngine:
         self._limiters: dict[str, AdaptiveLimiter] = {}
         self._in_flight: dict[str, asyncio.Future[Feedback | None]] = {}
         self._typical: dict[int, Spend] = {}
+        self._settled = asyncio.Event()
         self.tallies = [
             Tally(j.name, j.digest, plan.standing[i], foreign=plan.foreign[i], no_session=plan.no_session[i])
             for i, j in enumerate(plan.judges)
@@ -242,9 +243,13 @@ class LocalEngine:
         if budget is None:
             return await self._call(job, http, pool)
         estimate = self._estimate(job)
-        if not budget.reserve(estimate):
-            self.stopped = budget.exhausted or "the next call would have exceeded the budget"
-            return judging.unscored(job.bound, job.subject, UnscoredError(Unscored.BUDGET, self.stopped))
+        while not budget.reserve(estimate):
+            if budget.exhausted is not None:
+                self.stopped = budget.exhausted
+                return judging.unscored(job.bound, job.subject, UnscoredError(Unscored.BUDGET, self.stopped))
+            # What is in flight has reserved the rest; it may cost less than that.
+            self._settled.clear()
+            await self._settled.wait()
         actual = estimate
         try:
             feedback = await self._call(job, http, pool)
@@ -253,16 +258,15 @@ class LocalEngine:
             return feedback
         finally:
             budget.settle(estimate, actual)
+            self._settled.set()
 
     def _estimate(self, job: _Job) -> Spend:
         """What a call will cost at most, by the judge's last call and the length of this prompt."""
-        from mlflow_assay.engine.prices import cost, price_of
-
         prompt = job.user if job.user is not None else _canonical(job.bound, job.subject)
         given = estimate_tokens(prompt) + estimate_tokens(job.chat.system if job.chat else "") + _GUESSED_TOKENS
         last = self._typical.get(job.due.judge)
         made = max(_GUESSED_TOKENS, last.output_tokens if last else 0)
-        price = price_of(job.bound.model.uri) if job.bound.model else None
+        price = price_for(job.bound.model)
         return Spend(1, given, made, cost(price, given, made) if price else 0.0)
 
     async def _call(self, job: _Job, http: aiohttp.ClientSession, pool: ThreadPoolExecutor) -> Feedback:
