@@ -35,6 +35,9 @@ LATENCY_MS: Final = "assay.judge.latency_ms"  # wall time of the judge call, mil
 CACHE_HIT: Final = "assay.cache.hit"  # "true" when no call was made
 CASCADE_STAGE: Final = "assay.cascade.stage"
 CONFIDENCE: Final = "assay.judge.confidence"  # probability of the verdict in [0, 1], where the judge has one
+# "true" where the judge learnt from this very trace's label: its verdict there says nothing about how good the
+# judge is, so such traces are left out of agreement and of corrected numbers.
+TRAINED_ON: Final = "assay.judge.trained_on"
 RAW_VALUE: Final = "assay.raw_value"  # what the judge said, where it could not be read or was normalised
 
 # --- ours: tags on an evaluation run -------------------------------------------------------------------
