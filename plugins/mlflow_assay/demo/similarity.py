@@ -7,6 +7,7 @@ TF-IDF over words, word pairs and character n-grams (so that a typo still matche
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class Similarity:
         words = TfidfVectorizer(stop_words="english", ngram_range=(1, 2), sublinear_tf=True)
         letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(4, 5), sublinear_tf=True)
         self._features = FeatureUnion([("words", words), ("letters", letters)]).fit(list(texts))
+        self._vector = lru_cache(maxsize=64)(self._compute)  # router and desk ask for the same text
         self._texts = np.stack([self._vector(text) for text in texts])
 
     def scores(self, text: str, previous: str = "") -> Vector:
@@ -45,7 +47,7 @@ class Similarity:
             mixed = unit(mixed + CONTEXT_WEIGHT * self._vector(previous))
         return np.asarray(self._texts @ mixed, dtype=np.float64)
 
-    def _vector(self, text: str) -> Vector:
+    def _compute(self, text: str) -> Vector:
         return unit(np.asarray(self._features.transform([text]).toarray()[0], dtype=np.float64))
 
 

@@ -163,7 +163,7 @@ class _Visit:
         extra = ""
         if self._case.draw.random() < UNGROUNDED_RATE:
             self._outcome.faults.append("ungrounded")
-            results, extra = _distorted(results, self._case.draw)
+            results, extra = _distorted(results, article.answer, self._case.draw)
         return self._answer(article.answer.format(**results) + extra)
 
     def _decide(self, calls: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
@@ -251,14 +251,10 @@ def _thinking(draw: random.Random, written: float) -> float:
     return draw.lognormvariate(6.0, 0.35) + 12.0 * written
 
 
-def _distorted(results: Mapping[str, Any], draw: random.Random) -> tuple[dict[str, Any], str]:
-    """The results with one figure changed; where there is none, a promise to add that no tool made."""
-    figures = [
-        (tool, key)
-        for tool, values in results.items()
-        for key, value in values.items()
-        if re.fullmatch(r"[\d.]+", str(value))
-    ]
+def _distorted(results: Mapping[str, Any], answer: str, draw: random.Random) -> tuple[dict[str, Any], str]:
+    """The results with one figure of the answer changed; where it has none, a promise that no tool made."""
+    used = re.findall(r"\{(\w+)\[(\w+)\]\}", answer)
+    figures = [(tool, key) for tool, key in used if isinstance(results[tool][key], int | float)]
     if not figures:
         return dict(results), " " + draw.choice(_INVENTIONS)
     tool, key = draw.choice(figures)
