@@ -329,7 +329,7 @@ def loads(text: str, name: str = "<text>") -> JudgeDefinition:
     try:
         return JudgeDefinition.model_validate(data)
     except ValidationError as error:
-        raise DefinitionError("\n".join(_explain(error, node, name))) from error
+        raise DefinitionError("\n".join(_explain(error, node, name, text))) from error
 
 
 def line_of(path: Path, *keys: str) -> int:
@@ -373,7 +373,7 @@ def _refuse_surprises(node: yaml.Node | None, name: str) -> None:
             _refuse_surprises(value, name)
 
 
-def _explain(error: ValidationError, node: yaml.Node | None, name: str) -> Iterator[str]:
+def _explain(error: ValidationError, node: yaml.Node | None, name: str, text: str) -> Iterator[str]:
     for problem in error.errors(include_url=False):
         path = [p for p in problem["loc"] if p not in ("boolean", "categorical", "numeric")]
         where = ".".join(str(p) for p in path) or "the definition"
@@ -382,7 +382,30 @@ def _explain(error: ValidationError, node: yaml.Node | None, name: str) -> Itera
             message = f"unknown key; valid: {', '.join(_valid_keys(path[:-1]))}"
         elif problem["type"] != "missing" and not isinstance(problem["input"], dict | list):
             message = f"{message}, found {problem['input']!r}"
-        yield f"{name}:{_line(node, path)}: {where}: {message}."
+        line = _line(node, path) if path else _line_meant(message, node, text)
+        yield f"{name}:{line}: {where}: {message}."
+
+
+def _line_meant(message: str, node: yaml.Node | None, text: str) -> int:
+    """The line a problem of the whole definition is about: its case, its template variable, or the key it names."""
+    if case := re.search(r"^(?:case|two cases are named) ['\"](.+?)['\"](?: is |:|$)", message):
+        return _case_line(node, case.group(1))
+    if variable := re.search(r"^instructions use \{\{ ([\w.]+) \}\}", message):
+        used = re.search(rf"\{{\{{\s*{re.escape(variable.group(1))}\s*\}}\}}", text)
+        return text[: used.start()].count("\n") + 1 if used else _line(node, ["instructions"])
+    keys = ("uses", "with", "variables", "variable", "instructions", "conversation", "scope")
+    named = next((key for key in keys if re.search(rf"\b{key}\b", message)), "")
+    return _line(node, [{"variable": "variables", "conversation": "instructions"}.get(named, named)])
+
+
+def _case_line(node: yaml.Node | None, name: str) -> int:
+    """The line of the last case of that name, so that of two the second one is shown."""
+    lines = [_line(node, ["cases"])]
+    entries = node.value if isinstance(node, yaml.MappingNode) else []
+    for case in next((value.value for key, value in entries if key.value == "cases"), []):
+        if isinstance(case, yaml.MappingNode) and any(k.value == "name" and v.value == name for k, v in case.value):
+            lines.append(case.start_mark.line + 1)
+    return lines[-1]
 
 
 def _valid_keys(path: list[Any]) -> list[str]:

@@ -1,0 +1,52 @@
+"""`assay judges`: a group of lazily imported commands, one file each."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.util import find_spec
+
+import click
+
+__all__ = ["judges"]
+
+# name -> (module, attribute, the line shown in `assay judges --help`)
+COMMANDS: dict[str, tuple[str, str, str]] = {
+    "list": ("mlflow_assay.cli.judges_show", "list_", "All judges this environment knows."),
+    "show": ("mlflow_assay.cli.judges_show", "show", "One judge in full: instructions, cases, digest."),
+    "validate": ("mlflow_assay.cli.judges_check", "validate", "Check definition files."),
+    "test": ("mlflow_assay.cli.judges_check", "test", "Run the cases beside each definition."),
+    "register": ("mlflow_assay.cli.judges_register", "register", "Register judges with an MLflow experiment."),
+    "schema": ("mlflow_assay.cli.judges_check", "schema", "The JSON Schema of a definition, for editors."),
+    "train": ("mlflow_assay.cli.judges_train", "train", "Train a local judge on labelled traces."),
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name, (module, _, _) in COMMANDS.items() if find_spec(module) is not None]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), attribute)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][2]) for name in self.list_commands(ctx)])
+
+
+@click.group(cls=_LazyGroup)
+def judges() -> None:
+    """List, show, validate, test, train and register judges.
+
+    Judges come from installed packages and from your own folders of YAML definitions (--path or ASSAY_JUDGES_PATH);
+    a definition of yours replaces an installed judge of the same name.
+
+    \b
+    assay judges list
+    assay judges show tone
+    assay judges test --offline
+    assay judges register tone --experiment support --model gateway:/judge --start --sample-rate 0.1
+    """
