@@ -29,7 +29,8 @@ class Estimate:
         n_judged: traces with a verdict.
         n_labelled: labelled traces the estimate used, or could have used had there been enough.
         n_unscored: traces the judge could not score; they are in no other count.
-        method: short id: `wilson`, `jeffreys`, `t`, `jps`, `ppi++`, `labels-t`, `rogan-gladen`, `none`.
+        method: short id: `wilson`, `jeffreys`, `t`, `jps`, `ppi++`, `labels-t`, `rogan-gladen`,
+            `pass^k`, `jps-paired` (a difference), `none`.
         assumptions: what must be true for the interval to hold, and what was refused and why; plain
             sentences for a stakeholder.
 

@@ -168,7 +168,8 @@ def compare(
     Args:
         a: verdicts (True/False/1/0) or scores of the first version, None or NaN for unscored, shape (n,).
         b: the same of the second version, aligned with `a` by input, shape (n,).
-        kind: `share`, `mean`, or `auto`: a share when every value is true/false or 0/1.
+        kind: `share`, `mean`, or `auto`: a share when every value is true/false or 0/1. Say `mean` for scores that
+            may happen to be 0 or 1 throughout.
         clusters: session or task id of each pair, None for a pair on its own, shape (n,).
         labels_a: experts' good/bad of the first version's runs, for the corrected difference (share only).
         labels_b: likewise of the second version's runs.

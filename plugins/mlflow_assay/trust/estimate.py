@@ -68,7 +68,7 @@ def corrected_kpi(
         labels: per trace the expert's good/bad or score; None where there is none, shape (n,); None when there
             is no label at all.
         kind: `share` for a pass rate, `mean` for a score; `auto` takes a share when all verdicts and labels
-            are true/false or 0/1.
+            are true/false or 0/1. Say `mean` for scores that may happen to be 0 or 1 throughout.
         clusters: session (or task) id of each trace, None for a trace on its own, shape (n,).
         weights: inverse of the probability with which each trace entered the window, above 0, shape (n,).
         label_probabilities: probability with which each judged trace was chosen for labelling, in (0, 1].
