@@ -8,6 +8,8 @@ WORKERS ?= 2
 # Offline-safe: no telemetry, and no network look-up when litellm is imported.
 export MLFLOW_DISABLE_TELEMETRY ?= true
 export LITELLM_LOCAL_MODEL_COST_MAP ?= True
+# Some sandboxes switch bytecode off; MLflow then takes a quarter of a minute to import, every time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test lint typecheck unit bench generate clean
 
@@ -41,7 +43,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 1; }
 
 # uv installs in seconds what takes pip minutes; pip serves where uv cannot be had.
-install = { $(BIN)/python -m pip install -q uv && $(BIN)/uv pip install -q -p $(BIN)/python -e $(1); } || $(BIN)/python -m pip install -q -e $(1)
+install = { $(BIN)/python -m pip install -q uv && $(BIN)/uv pip install -q --compile-bytecode -p $(BIN)/python -e $(1); } || $(BIN)/python -m pip install -q -e $(1)
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV) …"
