@@ -79,20 +79,19 @@ def test_the_store_is_only_read(judged):
     assert state() == before
 
 
-@pytest.mark.parametrize(
-    ("by", "values"),
-    [
-        ("span:lookup", {"ran", "did not run"}),
-        ("tag:agent", {"a0", "a1"}),
-        ("agent", {"a0", "a1"}),  # no agent below the root: the tag says it
-        ("span:agent.inputs.request", {f"request {i}" for i in range(6)}),
-    ],
-)
-def test_a_breakdown_reads_steps_and_tags(judged, by, values):
-    found = json.loads(run("-e", "test", "--json", "--by", by).stdout)
-    (breakdown,) = found["breakdowns"]
-    assert {g["value"] for g in breakdown["judges"][0]["groups"]} == values
-    assert sum(g["estimate"]["n_judged"] for g in breakdown["judges"][0]["groups"]) == 6
+def test_a_breakdown_reads_steps_and_tags(judged):
+    expected = {
+        "span:lookup": {"ran", "did not run"},
+        "tag:agent": {"a0", "a1"},
+        "agent": {"a0", "a1"},  # no agent below the root: the tag says it
+        "span:agent.inputs.request": {f"request {i}" for i in range(6)},
+    }
+    found = json.loads(run("-e", "test", "--json", *(x for by in expected for x in ("--by", by))).stdout)
+    assert [b["by"] for b in found["breakdowns"]] == list(expected)
+    for breakdown, values in zip(found["breakdowns"], expected.values(), strict=True):
+        groups = breakdown["judges"][0]["groups"]
+        assert {g["value"] for g in groups} == values
+        assert sum(g["estimate"]["n_judged"] for g in groups) == 6
 
 
 def test_the_agent_that_answered_is_the_one_below_the_root(store):
@@ -178,20 +177,17 @@ def test_an_unreachable_server_is_said_at_once(store, monkeypatch, capsys):
     assert "does not answer" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--by", "nonsense"], "cannot be broken down by 'nonsense'"),
-        (["--label", "nonsense"], "NAME=JUDGE"),
-        (["--label", "nothing=resolved"], "No assessment or expectation 'nothing'"),
-        (["--since", "yesterday"], "'yesterday' is not a time"),
-        (["--ui-url", "javascript:alert(1)"], "not the address of an MLflow UI"),
-        (["--out", "/proc/nowhere/r.html"], "cannot be written"),
-    ],
-)
-def test_wrong_options_are_clear_errors(judged, arguments, message):
-    with pytest.raises(ConfigError, match=message):
-        run("-e", "test", *arguments)
+def test_wrong_options_are_clear_errors(judged):
+    for arguments, message in {
+        ("--by", "nonsense"): "cannot be broken down by 'nonsense'",
+        ("--label", "nonsense"): "NAME=JUDGE",
+        ("--label", "nothing=resolved"): "No assessment or expectation 'nothing'",
+        ("--since", "yesterday"): "'yesterday' is not a time",
+        ("--ui-url", "javascript:alert(1)"): "not the address of an MLflow UI",
+        ("--out", "/proc/nowhere/r.html"): "cannot be written",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            run("-e", "test", *arguments)
 
 
 def test_an_empty_experiment_gives_a_page_that_says_so(store, tmp_path):

@@ -56,7 +56,7 @@ def _judge(found: JudgeVerdicts, group_of: Mapping[str, str | None]) -> JudgeBre
     return JudgeBreakdown(found.name, tuple(sorted(groups, key=_order)))
 
 
-def _order(group: Group) -> tuple[bool, float, str]:
-    """Lowest pass rate first; groups with few verdicts after the others."""
+def _order(group: Group) -> tuple[bool, bool, float, str]:
+    """Lowest pass rate first; groups with few verdicts after the others, what was put together last."""
     rate = group.estimate.value
-    return group.estimate.n_judged < FEW, 2.0 if rate is None else rate, group.value or ""
+    return group.value == OTHERS, group.estimate.n_judged < FEW, 2.0 if rate is None else rate, group.value or ""

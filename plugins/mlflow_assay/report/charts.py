@@ -5,7 +5,7 @@ The drawing itself is HTML and SVG in the template, coloured by CSS variables, s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mlflow_assay.report import words
 from mlflow_assay.report.breakdown import FEW
@@ -14,12 +14,15 @@ from mlflow_assay.report.model import Counts, Trend, TrendBin
 __all__ = ["Dot", "Part", "Tick", "TrendChart", "composition", "trend_chart"]
 
 _WIDTH_MS = {"hour": 3_600_000, "day": 86_400_000, "week": 7 * 86_400_000}
-_MOST_TICKS = 4
+_ROOM = 26  # percent of the width a label needs on a phone
 
 
 @dataclass(frozen=True)
 class Dot:
-    """One bin: where its dot stands, its interval, and the sentence behind it."""
+    """One bin: where its dot stands, its interval, and the sentence behind it.
+
+    `alone` is a bin without neighbours, whose interval no band shows.
+    """
 
     x: float
     y: float
@@ -27,6 +30,7 @@ class Dot:
     bottom: float
     few: bool
     text: str
+    alone: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ def trend_chart(trend: Trend) -> TrendChart:
             runs.append([])
         runs[-1].append(dot)
     changes = [(b.start_ms - start) / span * 100 for b in trend.bins if b.judge_changed]
+    dots = [replace(dot, alone=len(run) == 1) for run in runs for dot in run]
     long = [run for run in runs if len(run) > 1]
     return TrendChart(
         tuple(dots), tuple(map(_line, long)), tuple(map(_band, long)), _ticks(trend, dots), tuple(changes)
@@ -109,14 +114,23 @@ def _band(run: list[Dot]) -> str:
 
 
 def _ticks(trend: Trend, dots: list[Dot]) -> tuple[Tick, ...]:
-    """First, last and evenly spread bins between; at most four."""
-    last = len(dots) - 1
-    steps = min(last, _MOST_TICKS - 1)
-    chosen = sorted({round(i * last / steps) for i in range(steps + 1)}) if steps else [0]
-    found = []
-    for i in chosen:
-        start = trend.bins[i].start_ms
-        text = words.moment(start).rpartition(", ")[2] if trend.unit == "hour" else ""
-        edge = "first" if i == 0 and last else "last" if i == last and last else ""
-        found.append(Tick(dots[i].x, f"{words.day(start, year=False)} {text}".strip(), edge))
-    return tuple(found)
+    """The first and last bin, and those nearest the thirds of the axis where there is room for a label."""
+    places = sorted({_nearest(dots, x) for x in (0.0, 33.3, 66.7, 100.0)})
+    last = places[-1]
+    kept = [places[0]]
+    for place in places[1:]:
+        free = dots[place].x - dots[kept[-1]].x >= _ROOM
+        if place == last or (free and dots[last].x - dots[place].x >= _ROOM):
+            kept.append(place)
+    return tuple(_tick(trend, dots, i) for i in kept)
+
+
+def _nearest(dots: list[Dot], x: float) -> int:
+    return min(range(len(dots)), key=lambda i: abs(dots[i].x - x))
+
+
+def _tick(trend: Trend, dots: list[Dot], i: int) -> Tick:
+    start = trend.bins[i].start_ms
+    hour = words.moment(start).rpartition(", ")[2] if trend.unit == "hour" else ""
+    edge = "first" if dots[i].x < 15 else "last" if dots[i].x > 85 else ""
+    return Tick(dots[i].x, f"{words.day(start, year=False)} {hour}".strip(), edge)
