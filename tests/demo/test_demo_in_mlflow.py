@@ -74,7 +74,9 @@ def test_traces_are_spread_over_the_period_in_sessions(run, now):
 
 
 def test_token_usage_adds_up_and_nothing_is_said_to_have_cost_money(run):
-    for turn, trace in ((turn, _stored(run)[turn.trace_id]) for turn in run.turns[:5]):
+    stored = _stored(run)
+    for turn in run.turns[:5]:
+        trace = stored[turn.trace_id]
         usages = [s.attributes.get("mlflow.chat.tokenUsage") for s in turn.reply.spans]
         assert trace.info.token_usage["total_tokens"] == sum(u["total_tokens"] for u in usages if u)
         assert not (trace.info.cost or {}).get("total_cost")
