@@ -20,6 +20,7 @@ GEN_AI_RESPONSE_MODEL: Final = "gen_ai.response.model"
 GEN_AI_INPUT_TOKENS: Final = "gen_ai.usage.input_tokens"
 GEN_AI_OUTPUT_TOKENS: Final = "gen_ai.usage.output_tokens"
 GEN_AI_TOOL_NAME: Final = "gen_ai.tool.name"
+GEN_AI_TOOL_CALL_ID: Final = "gen_ai.tool.call.id"
 GEN_AI_TOOL_ARGUMENTS: Final = "gen_ai.tool.call.arguments"
 GEN_AI_TOOL_RESULT: Final = "gen_ai.tool.call.result"
 
@@ -33,7 +34,10 @@ OUTCOME: Final = "assay.outcome"  # pass | fail | unscored
 UNSCORED_REASON: Final = "assay.unscored.reason"  # a contracts.Unscored value
 LATENCY_MS: Final = "assay.judge.latency_ms"  # wall time of the judge call, milliseconds
 CACHE_HIT: Final = "assay.cache.hit"  # "true" when no call was made
-CASCADE_STAGE: Final = "assay.cascade.stage"
+CASCADE_STAGE: Final = "assay.cascade.stage"  # which tier's verdict it is, from 1
+MEMBERS: Final = "assay.members"  # JSON: one object a member asked, with judge, digest, value or unscored reason
+PANEL_AGREEMENT: Final = "assay.panel.agreement"  # share in [0, 1] of the votes cast that are for the verdict
+PANEL_UNSCORED: Final = "assay.panel.unscored"  # members that reached no verdict
 CONFIDENCE: Final = "assay.judge.confidence"  # probability of the verdict in [0, 1], where the judge has one
 # "true" where the judge learnt from this very trace's label: its verdict there says nothing about how good the
 # judge is, so such traces are left out of agreement and of corrected numbers.

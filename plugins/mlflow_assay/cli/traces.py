@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_assay import registry
+from mlflow_assay.cli.progress import Steps
 from mlflow_assay.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -75,8 +76,8 @@ def import_(
     if not planned.runs:
         raise InputError(f"There are no runs in {', '.join(map(str, files))}.")
     judges = _judge_files(planned, write_judges) if write_judges else {}
-    with _progress(planned.pieces, quiet=as_json) as advance:
-        done = importing.import_runs(importer, files, planned, experiment, progress=advance)
+    with Steps("Importing runs", planned.pieces, quiet=as_json) as steps:
+        done = importing.import_runs(importer, files, planned, experiment, progress=steps.step)
     for path, text in judges.items():
         path.write_text(text, encoding="utf-8")
     if as_json:
@@ -96,7 +97,14 @@ def _judge_files(planned: Plan, folder: Path) -> dict[Path, str]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"--write-judges: {folder} cannot be made: {error.strerror}.") from error
-    return {folder / f"{name}.yaml": _judge_text(judge, folder) for name, judge in sorted(planned.judges.items())}
+    names = Counter(judge.name for judge in planned.judges.values())
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ConfigError(
+            f"--write-judges: {names[twice[0]]} different prompts in these files are called {twice[0]!r}.",
+            fix="Import the files one by one, each into a folder of its own.",
+        )
+    judges = sorted(planned.judges.values(), key=lambda judge: judge.name)
+    return {folder / f"{judge.name}.yaml": _judge_text(judge, folder) for judge in judges}
 
 
 def _judge_text(judge: RecordedJudge, folder: Path) -> str:
@@ -112,39 +120,6 @@ def _judge_text(judge: RecordedJudge, folder: Path) -> str:
             fix="Name another folder, or move the file away.",
         )
     return text
-
-
-# --- progress ------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _progress(total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; elsewhere a line for each tenth; nothing when quiet. Always on stderr."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    if quiet:
-        yield lambda pieces: None
-    elif console.is_terminal:
-        columns = (TextColumn("Importing runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, transient=True) as bar:
-            task = bar.add_task("import", total=total)
-            yield lambda pieces: bar.advance(task, pieces)
-    else:
-        yield _PlainProgress(total)
-
-
-class _PlainProgress:
-    def __init__(self, total: int) -> None:
-        self.total, self.done, self.said = total, 0, 0
-
-    def __call__(self, pieces: int) -> None:
-        self.done += pieces
-        tenth = self.done * 10 // self.total
-        if tenth > self.said:
-            self.said = tenth
-            click.echo(f"imported {self.done} of {self.total} runs", err=True)
 
 
 # --- the summary ---------------------------------------------------------------------------------------
@@ -174,8 +149,8 @@ def _show(planned: Plan, done: Imported, judges: Sequence[Path]) -> None:
         console.print(_readings(planned))
     console.print(_counts(planned, done))
     if done.elsewhere:
-        listed = ", ".join(done.elsewhere[:3])
-        console.print(f"{len(done.elsewhere)} traces are in another experiment already and were left: {listed}, …")
+        listed = ", ".join(done.elsewhere[:3]) + (", …" if len(done.elsewhere) > 3 else "")
+        console.print(f"{len(done.elsewhere)} traces are in another experiment already and were left there: {listed}")
     if planned.verdicts_left_out:
         console.print(f"{planned.verdicts_left_out} recorded verdicts were left out; --with-verdicts logs them.")
     for path in judges:
@@ -186,7 +161,9 @@ def _show(planned: Plan, done: Imported, judges: Sequence[Path]) -> None:
 def _readings(planned: Plan) -> Table:
     from rich.table import Table
 
-    table = Table("judge", "answered", "verdicts", "read as", title="How each spelling was read", title_justify="left")
+    title = "How each spelling was read"
+    table = Table("judge", "answered", "verdicts", "read as", title=title, title_justify="left")
+    table.columns[0].overflow = "fold"
     for (judge, spelling, read_as), count in sorted(planned.readings.items(), key=lambda r: (r[0][0], -r[1])):
         table.add_row(judge, spelling, str(count), read_as)
     return table
@@ -198,7 +175,7 @@ def _counts(planned: Plan, done: Imported) -> Table:
     title = f"Imported into {done.experiment!r} in {done.seconds:.1f} s"
     table = Table("", "new", "already there", title=title, title_justify="left")
     table.add_row("traces", str(done.traces_new), str(done.traces_there))
-    table.add_row("spans", str(done.spans_new), str(planned.spans - done.spans_new))
+    table.add_row("spans", str(done.spans_new), str(done.spans_there))
     for kind, name in (("expectation", "expectations"), ("feedback", "feedback"), ("verdict", "judges' verdicts")):
         if done.new[kind] or done.there[kind]:
             table.add_row(name, str(done.new[kind]), str(done.there[kind]))

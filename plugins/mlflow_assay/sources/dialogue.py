@@ -68,9 +68,10 @@ class Said:
 
 @dataclass(frozen=True)
 class Result:
-    """What a tool call came to; `call` is None for a result whose call is not recorded."""
+    """What the tool call of that id came to; `call` is None when the call itself is not recorded."""
 
     who: Who
+    id: str
     call: Call | None
     content: str
     failed: bool = False
@@ -123,7 +124,7 @@ def spans(talk: Dialogue) -> tuple[RecordedSpan, ...]:
     for index, event in enumerate(talk.events):
         start = times[index - 1] if index else times[0]
         if isinstance(event, Result):
-            start = called_at.get(event.call.id, start) if event.call else start
+            start = called_at.get(event.id, start)
         else:
             called_at.update((call.id, times[index]) for call in event.calls)
         place = {"span_id": span_id(talk.id, index + 1), "parent_id": root.span_id}
@@ -177,7 +178,7 @@ def _tool(event: Result, place: dict[str, Any]) -> RecordedSpan:
         inputs=dict(event.call.arguments) if event.call and event.call.arguments is not None else None,
         outputs=_parsed(event.content),
         error=event.content if event.failed else None,
-        attributes={} if agent else {semconv.ACTOR: "customer"},
+        attributes={semconv.GEN_AI_TOOL_CALL_ID: event.id, **({} if agent else {semconv.ACTOR: "customer"})},
         **place,
     )
 
@@ -235,7 +236,7 @@ def _message(event: Said | Result) -> dict[str, Any] | None:
     if isinstance(event, Said):
         return None if event.who == "customer" and not event.text else _said(event)
     if event.who == "agent":
-        return {"role": "tool", "tool_call_id": event.call.id if event.call else "", "content": event.content}
+        return {"role": "tool", "tool_call_id": event.id, "content": event.content}
     called = "call not recorded"
     if event.call:
         arguments = ", ".join(f"{k}={v!r}" for k, v in (event.call.arguments or {}).items())

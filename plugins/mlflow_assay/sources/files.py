@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import zlib
 from collections.abc import Iterator
@@ -42,14 +41,13 @@ def documents(path: Path) -> Iterator[tuple[int, Any]]:
     """
     found = False
     with _open(path) as stream:
-        lines = io.BufferedReader(stream)  # type: ignore[arg-type]
         number = 0
-        while raw := _text(path, lines.readline):
+        while raw := _text(path, stream.readline):
             number += 1
             if not raw.strip():
                 continue
             try:
-                document = json.loads(raw)
+                document = json.loads(raw.strip())
             except (ValueError, RecursionError) as error:
                 if found or raw.strip() not in ("{", "["):
                     raise _not_json(path, error, number) from error

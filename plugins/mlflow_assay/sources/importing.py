@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,9 @@ from mlflow_assay import semconv
 from mlflow_assay.contracts import TraceImporter
 from mlflow_assay.errors import IncompleteError, StoreError
 from mlflow_assay.sources import mlflow_spans
+from mlflow_assay.sources.import_plan import Plan, PlannedRun, plan
 from mlflow_assay.sources.mlflow_store import reach
-from mlflow_assay.sources.recorded import RecordedAssessment, RecordedJudge, RecordedRun, RecordedSpan, digest
+from mlflow_assay.sources.recorded import RecordedAssessment, RecordedRun, RecordedSpan, digest
 
 if TYPE_CHECKING:
     from mlflow.entities import Span, TraceInfo
@@ -39,87 +41,6 @@ _HTTP_THREADS = 4
 _LISTED = 10
 
 
-# --- the plan ------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Planned:
-    """What one trace must hold in the end: span ids, and assessments by id."""
-
-    format: str
-    trace_id: str | None
-    span_ids: set[str] = field(default_factory=set)
-    assessments: dict[str, RecordedAssessment] = field(default_factory=dict)
-
-
-@dataclass
-class Plan:
-    """What the files hold, before anything is written.
-
-    Attributes:
-        runs: planned traces by the recording's run id.
-        readings: how many verdicts of a judge had a spelling, and how it was read: (judge, spelling, read as).
-        unscored: verdicts that could not be read, by reason.
-        judges: the recorded judges by name.
-        pieces: how many runs the files hold, a run standing in several files counted in each.
-        verdicts_left_out: recorded verdicts that were not asked for.
-    """
-
-    runs: dict[str, _Planned] = field(default_factory=dict)
-    readings: Counter[tuple[str, str, str]] = field(default_factory=Counter)
-    unscored: Counter[str] = field(default_factory=Counter)
-    judges: dict[str, RecordedJudge] = field(default_factory=dict)
-    pieces: int = 0
-    verdicts_left_out: int = 0
-
-    @property
-    def spans(self) -> int:
-        """How many spans the planned traces hold."""
-        return sum(len(run.span_ids) for run in self.runs.values())
-
-    def add(self, run: RecordedRun, verdicts: bool) -> None:
-        """Count one run of a file in."""
-        self.pieces += 1
-        planned = self.runs.setdefault(run.id, _Planned(run.format, run.trace_id))
-        if run.partial or not planned.span_ids:
-            planned.span_ids.update(span.span_id for span in run.spans)
-        for found in run.assessments:
-            if found.judge:
-                self.judges.setdefault(found.judge.name, found.judge)
-            if found.kind == "verdict" and not verdicts:
-                self.verdicts_left_out += 1
-            elif found.id not in planned.assessments:
-                planned.assessments[found.id] = replace(found, rationale=None, judge=None)
-                self._count(found)
-
-    def _count(self, found: RecordedAssessment) -> None:
-        if found.kind == "verdict":
-            self.readings[found.name, found.raw or "", found.read_as or ""] += 1
-            if found.unscored:
-                self.unscored[found.unscored[0].value] += 1
-
-
-def plan(importer: TraceImporter, paths: Sequence[Path], *, verdicts: bool = False) -> Plan:
-    """Read all files once, checking them, and say what an import would write.
-
-    Args:
-        importer: of the files' format.
-        paths: the files.
-        verdicts: whether recorded verdicts are to be imported too.
-
-    Raises:
-        InputError: a file cannot be read in this format.
-    """
-    found = Plan()
-    for path in paths:
-        for run in importer.runs(path):
-            found.add(run, verdicts)
-    return found
-
-
-# --- the import ----------------------------------------------------------------------------------------
-
-
 @dataclass
 class Imported:
     """What an import did. "There" means it was in the store before and was left as it is.
@@ -131,6 +52,7 @@ class Imported:
         traces_new: traces written.
         traces_there: traces that were there already, whole or to be completed.
         spans_new: spans written.
+        spans_there: planned spans that were there already.
         new: assessments written, by kind: expectation, feedback, verdict.
         there: assessments that were there already, by kind.
         elsewhere: trace ids that another experiment of the store holds already; they were left out.
@@ -143,6 +65,7 @@ class Imported:
     traces_new: int = 0
     traces_there: int = 0
     spans_new: int = 0
+    spans_there: int = 0
     new: Counter[str] = field(default_factory=Counter)
     there: Counter[str] = field(default_factory=Counter)
     elsewhere: list[str] = field(default_factory=list)
@@ -257,16 +180,18 @@ class _Writer:
                 found[trace.info.trace_id.removeprefix("tr-")] = {s.span_id for s in trace.data.spans}
         return found
 
-    def _count_spans(self) -> int:
-        """How many spans the experiment holds, counted by the store."""
+    def _count_spans(self) -> int | None:
+        """How many spans the experiment holds, counted by the store; None when the store cannot count."""
         from mlflow.entities.trace_metrics import AggregationType, MetricAggregation, MetricViewType
+        from mlflow.exceptions import MlflowException
 
-        points = self.store.query_trace_metrics(
-            [self.done.experiment_id],
-            MetricViewType.SPANS,
-            "span_count",
-            [MetricAggregation(AggregationType.COUNT)],
-        )
+        count = [MetricAggregation(AggregationType.COUNT)]
+        try:
+            points = self.store.query_trace_metrics(
+                [self.done.experiment_id], MetricViewType.SPANS, "span_count", count
+            )
+        except MlflowException:  # an older server: the spans are then read and counted one trace at a time
+            return None
         return int(points[0].values["COUNT"]) if points else 0
 
     @property
@@ -339,12 +264,14 @@ class _Writer:
         """
         wanted = {self.ids[r]: p for r, p in self.planned.runs.items() if self.ids[r] not in self.skipped}
         found = {info.trace_id.removeprefix("tr-"): _recorded_ids(info) for info in self._infos(wanted)}
+        self.done.spans_there = sum(len(p.span_ids) for p in wanted.values()) - self.done.spans_new
         missing = [f"trace tr-{trace_id}" for trace_id in wanted if trace_id not in found]
         for trace_id, held in found.items():
             lost = [a.name for key, a in wanted[trace_id].assessments.items() if key not in held]
             missing += [f"assessment {name!r} of tr-{trace_id}" for name in lost]
-        if self._count_spans() - self.stored_spans != self.done.spans_new:
-            missing += self._lost_spans(wanted)
+        before, after = self.stored_spans, self._count_spans()
+        if before is None or after is None or after - before != self.done.spans_new:
+            missing += self._lost_spans({trace_id: p for trace_id, p in wanted.items() if trace_id in found})
         if missing:
             more = f" and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
             raise IncompleteError(
@@ -353,7 +280,7 @@ class _Writer:
                 fix="Run the same command again: it adds only what is missing.",
             )
 
-    def _lost_spans(self, wanted: dict[str, _Planned]) -> list[str]:
+    def _lost_spans(self, wanted: dict[str, PlannedRun]) -> list[str]:
         stored = self._spans_of(wanted)
         lost = {trace_id: len(p.span_ids - stored[trace_id]) for trace_id, p in wanted.items()}
         return [f"{count} spans of tr-{trace_id}" for trace_id, count in lost.items() if count]
@@ -402,21 +329,18 @@ def _experiment(name: str) -> Any:
     return found
 
 
-class _store_errors:  # noqa: N801 - a context manager, named like a function
-    """Turns what MLflow and requests raise into a StoreError that says the import can be continued."""
+@contextmanager
+def _store_errors(uri: str) -> Iterator[None]:
+    """What MLflow, its database layer and requests raise, as a StoreError that says how to go on."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
 
-    def __init__(self, uri: str) -> None:
-        self.uri = uri
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        from mlflow.exceptions import MlflowException
-        from requests import RequestException
-
-        if isinstance(error, MlflowException | RequestException):
-            raise StoreError(
-                f"MLflow at {self.uri} refused or did not answer: {getattr(error, 'message', error)}",
-                fix="Run the same command again: what is there already is not repeated.",
-            ) from error
+    try:
+        yield
+    except (MlflowException, RequestException, SQLAlchemyError) as error:
+        said = str(getattr(error, "orig", None) or getattr(error, "message", error)).strip().rstrip(".")
+        raise StoreError(
+            f"MLflow at {uri} refused or did not answer: {said}.",
+            fix="Run the same command again: what is there already is not repeated.",
+        ) from error

@@ -52,7 +52,7 @@ class OtlpJsonImporter:
 
 
 def _spans(request: Mapping[str, Any]) -> Iterator[Span]:
-    from google.protobuf.json_format import ParseDict, ParseError
+    from google.protobuf.json_format import ParseDict, ParseError  # type: ignore[import-untyped]
     from mlflow.entities import Span
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -76,7 +76,7 @@ def _request(document: Any) -> dict[str, Any]:
     """The document with ids as protobuf's JSON wants them, checked as far as protobuf does not."""
     if not isinstance(document, dict):
         raise ValueError(f"an OTLP trace export is an object with `resourceSpans`, found {keys_of(document)}")
-    request = _camel(document)
+    request: dict[str, Any] = _camel(document)
     if "resourceSpans" not in request:
         raise ValueError(
             f"an OTLP trace export has `resourceSpans`, found {keys_of(document)}{_other_format(document)}"

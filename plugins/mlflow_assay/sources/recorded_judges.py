@@ -19,7 +19,7 @@ from mlflow_assay.sources.recorded import RecordedJudge
 __all__ = ["definition", "to_yaml"]
 
 _POLICY = re.compile(r"(?ms)^Domain policy[^\n]*:\n(.*)\Z")
-_ANSWER_FORMAT = re.compile(r"(?m)^(?:- )?Return (?:a )?JSON[^\n]*\n?")
+_ANSWER_FORMAT = re.compile(r"(?m)^(- )?Return (?:a )?JSON[^\n]*?\.(?: +|\n|\Z)")
 _ANSWER = "Answer true when by these instructions the run passes, and false when it fails."
 
 
@@ -57,7 +57,8 @@ def definition(judge: RecordedJudge) -> dict[str, Any]:
 
 
 def _instructions(judge: RecordedJudge, opening: str) -> str:
-    asked = _ANSWER_FORMAT.sub("", judge.instructions).strip()
+    asked = _ANSWER_FORMAT.sub(r"\1", judge.instructions).strip("- \n")
+    asked = f"- {asked}" if judge.instructions.startswith("- ") else asked
     parts = [
         judge.system_prompt.strip(),
         opening.strip(),

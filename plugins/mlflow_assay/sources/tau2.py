@@ -117,6 +117,7 @@ def _events(messages: Sequence[Message]) -> Iterator[Said | Result]:
             actor = "customer" if message.requestor == "user" else "agent"
             yield Result(
                 who="customer" if actor == "customer" else "agent",
+                id=message.id or "",
                 call=calls.get((actor, message.id or "")),
                 content=message.content or "",
                 failed=bool(message.error),

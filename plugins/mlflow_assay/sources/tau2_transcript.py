@@ -122,7 +122,7 @@ def _events(lines: list[_Line]) -> Iterator[Said | Result]:
         elif line.is_result:
             asked = question.get(line.number, 0)
             failed = line.text.startswith(_FAILED)
-            yield Result(made_by.get(asked, "customer"), calls.get(asked), line.text, failed)
+            yield Result(made_by.get(asked, "customer"), line.tool_id, calls.get(asked), line.text, failed)
         else:
             yield Said(line.who, line.text, canned=line.number == 1 and line.who == "agent")
 
