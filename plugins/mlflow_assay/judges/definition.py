@@ -32,7 +32,8 @@ __all__ = ["Case", "CaseSpan", "CaseTurn", "JudgeDefinition", "line_of", "load",
 
 MLFLOW_VARIABLES = ("inputs", "outputs", "expectations", "trace", "conversation")
 _VARIABLE = re.compile(r"\{\{\s*([\w.]+)\s*\}\}")
-_MAX_BYTES = 1_000_000
+_MAX_BYTES, _MAX_DEPTH = 1_000_000, 50
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml where it is there; neither runs code
 
 
 class _Strict(BaseModel):
@@ -317,9 +318,7 @@ def loads(text: str, name: str = "<text>") -> JudgeDefinition:
     if len(text) > _MAX_BYTES:
         raise DefinitionError(f"{name}:1: a definition is at most {_MAX_BYTES} characters.", found=len(text))
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        _refuse_surprises(node, name)
-        data = yaml.safe_load(text)
+        node, data = _parse(text, name)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark else 1
@@ -334,7 +333,7 @@ def loads(text: str, name: str = "<text>") -> JudgeDefinition:
 
 def line_of(path: Path, *keys: str) -> int:
     """The line (from 1) on which the first of these top-level keys that a definition file has stands; else 1."""
-    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=_LOADER)
     entries = (
         {key.value: key.start_mark.line + 1 for key, _ in node.value} if isinstance(node, yaml.MappingNode) else {}
     )
@@ -357,6 +356,32 @@ def schema() -> dict[str, Any]:
     """JSON Schema of a definition, for editors; checked in as `judges/schema.json`."""
     found = JudgeDefinition.model_json_schema(by_alias=True)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **json.loads(json.dumps(found))}
+
+
+def _parse(text: str, name: str) -> tuple[yaml.Node | None, Any]:
+    """The document as nodes, which know their lines, and as plain data."""
+    _refuse_hostile(text, name)
+    loader = _LOADER(text)
+    try:
+        node = loader.get_single_node()
+        _refuse_surprises(node, name)
+        return node, loader.construct_document(node) if node is not None else None
+    finally:
+        loader.dispose()
+
+
+def _refuse_hostile(text: str, name: str) -> None:
+    """Refuse what makes a small file endless work: `*alias`, and absurd nesting."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        line = event.start_mark.line + 1 if event.start_mark else 1
+        if isinstance(event, yaml.AliasEvent):
+            raise DefinitionError(
+                f"{name}:{line}: YAML aliases are not allowed.", found=f"*{event.anchor}", fix="Write the value out."
+            )
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise DefinitionError(f"{name}:{line}: the YAML is nested more than {_MAX_DEPTH} levels deep.")
 
 
 def _refuse_surprises(node: yaml.Node | None, name: str) -> None:
@@ -393,9 +418,9 @@ def _line_meant(message: str, node: yaml.Node | None, text: str) -> int:
     if variable := re.search(r"^instructions use \{\{ ([\w.]+) \}\}", message):
         used = re.search(rf"\{{\{{\s*{re.escape(variable.group(1))}\s*\}}\}}", text)
         return text[: used.start()].count("\n") + 1 if used else _line(node, ["instructions"])
-    keys = ("uses", "with", "variables", "variable", "instructions", "conversation", "scope")
-    named = next((key for key in keys if re.search(rf"\b{key}\b", message)), "")
-    return _line(node, [{"variable": "variables", "conversation": "instructions"}.get(named, named)])
+    signs = {"`with`": "with", "`uses`": "uses", "variable": "variables", "conversation": "instructions"}
+    named = next((key for sign, key in signs.items() if sign in message), "instructions")
+    return _line(node, [named])
 
 
 def _case_line(node: yaml.Node | None, name: str) -> int:
