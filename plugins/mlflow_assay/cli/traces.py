@@ -148,6 +148,8 @@ def _show(planned: Plan, done: Imported, judges: Sequence[Path]) -> None:
     if planned.readings:
         console.print(_readings(planned))
     console.print(_counts(planned, done))
+    for reason, count in sorted(planned.unscored.items()):
+        console.print(f"{count} of the verdicts could not be read and count as unscored: {reason}.")
     if done.elsewhere:
         listed = ", ".join(done.elsewhere[:3]) + (", …" if len(done.elsewhere) > 3 else "")
         console.print(f"{len(done.elsewhere)} traces are in another experiment already and were left there: {listed}")
@@ -161,11 +163,14 @@ def _show(planned: Plan, done: Imported, judges: Sequence[Path]) -> None:
 def _readings(planned: Plan) -> Table:
     from rich.table import Table
 
-    title = "How each spelling was read"
-    table = Table("judge", "answered", "verdicts", "read as", title=title, title_justify="left")
-    table.columns[0].overflow = "fold"
+    table = Table(title="How each spelling was read", title_justify="left")
+    table.add_column("judge", no_wrap=True)
+    for heading in ("answered", "verdicts", "read as"):
+        table.add_column(heading)
+    named = ""
     for (judge, spelling, read_as), count in sorted(planned.readings.items(), key=lambda r: (r[0][0], -r[1])):
-        table.add_row(judge, spelling, str(count), read_as)
+        table.add_row("" if judge == named else judge, spelling, str(count), read_as)
+        named = judge
     return table
 
 
@@ -179,8 +184,6 @@ def _counts(planned: Plan, done: Imported) -> Table:
     for kind, name in (("expectation", "expectations"), ("feedback", "feedback"), ("verdict", "judges' verdicts")):
         if done.new[kind] or done.there[kind]:
             table.add_row(name, str(done.new[kind]), str(done.there[kind]))
-    for reason, count in sorted(planned.unscored.items()):
-        table.add_row(f"  of these unscored: {reason}", str(count), "")
     return table
 
 
