@@ -69,7 +69,8 @@ MAY = {
     "judges": {"trust", "engine.judging", "testing"},  # local judges measure themselves; cases use the engine's door
     "engine": {"judges.fields", "sinks.mlflow_assessments"},
     "trust": set(),
-    "report": {"trust", "judges.catalogue", "judges.definition", "judges.fields", "sources.mlflow_store"},
+    "labels": {"trust", "judges.fields"},
+    "report": {"trust", "labels", "judges.catalogue", "judges.definition", "judges.fields", "sources.mlflow_store"},
     "demo": {"trust", "judges", "sources.mlflow_store", "pipeline", "report"},
 }
 

@@ -39,6 +39,9 @@ MEMBERS: Final = "assay.members"  # JSON: one object a member asked, with judge,
 PANEL_AGREEMENT: Final = "assay.panel.agreement"  # share in [0, 1] of the votes cast that are for the verdict
 PANEL_UNSCORED: Final = "assay.panel.unscored"  # members that reached no verdict
 CONFIDENCE: Final = "assay.judge.confidence"  # probability of the verdict in [0, 1], where the judge has one
+LOCAL_DIGEST: Final = "assay.local.digest"  # SHA-256 of a trained local judge, 64 hex digits
+LOCAL_THRESHOLD: Final = "assay.local.threshold"  # least confidence with which a local judge answers, in [0, 1]
+LOCAL_FORCED: Final = "assay.local.forced"  # why a local judge should not have been used; absent when it may be
 # "true" where the judge learnt from this very trace's label: its verdict there says nothing about how good the
 # judge is, so such traces are left out of agreement and of corrected numbers.
 TRAINED_ON: Final = "assay.judge.trained_on"
@@ -47,6 +50,9 @@ RAW_VALUE: Final = "assay.raw_value"  # what the judge said, where it could not 
 # --- ours: tags on an evaluation run -------------------------------------------------------------------
 RUN_WORK: Final = "assay.run.work"  # 16 hex digits over judges and selection; finds a killed run to go on with
 RUN_JUDGE: Final = "assay.run.judge"  # assay.run.judge.<name> = digest
+
+# --- ours: tag on a trace chosen for labelling ----------------------------------------------------------
+LABEL_PROBABILITY: Final = "assay.label.probability"  # in (0, 1]; with which the trace was chosen for the experts
 
 # --- ours: tags on an imported or demo trace ---------------------------------------------------------
 SOURCE_FORMAT: Final = "assay.source.format"  # importer's name

@@ -7,8 +7,8 @@ import pytest
 from mlflow_assay import semconv
 from mlflow_assay.contracts import BooleanValue, JudgeContract, NumericValue
 from mlflow_assay.errors import ConfigError
+from mlflow_assay.labels.verdicts import read_label
 from mlflow_assay.report.data import parse_label
-from mlflow_assay.report.verdicts import read_label
 from mlflow_assay.trust.estimate import corrected_kpi
 
 

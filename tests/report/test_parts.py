@@ -8,9 +8,9 @@ import pytest
 
 from mlflow_assay import semconv
 from mlflow_assay.errors import ConfigError
+from mlflow_assay.labels.rows import check_by
 from mlflow_assay.report.breakdown import FEW, OTHERS
 from mlflow_assay.report.links import Links, ui_base
-from mlflow_assay.report.rows import check_by
 from mlflow_assay.report.trend import bin_unit
 
 HOUR, DAY = 3_600_000, 86_400_000

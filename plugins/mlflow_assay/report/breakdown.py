@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from mlflow_assay.labels.rows import AUTOMATIC, Row, by_title
+from mlflow_assay.labels.verdicts import JudgeVerdicts, Verdict
 from mlflow_assay.report.judge import estimate_of
 from mlflow_assay.report.model import Breakdown, Group, JudgeBreakdown
-from mlflow_assay.report.rows import AUTOMATIC, Row, by_title
-from mlflow_assay.report.verdicts import JudgeVerdicts, Verdict
 
 __all__ = ["FEW", "OTHERS", "breakdowns"]
 

@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 
 from mlflow_assay.contracts import JudgeContract, TraceSource
 from mlflow_assay.errors import ConfigError
+from mlflow_assay.labels.people import check_labels
+from mlflow_assay.labels.rows import Row, check_by, read_rows
+from mlflow_assay.labels.verdicts import collect
 from mlflow_assay.report.breakdown import breakdowns
 from mlflow_assay.report.judge import human_feedback, judge_report, latency_of
-from mlflow_assay.report.labels import check_labels
 from mlflow_assay.report.links import Links
 from mlflow_assay.report.model import AgentFacts, ReportData, Section
-from mlflow_assay.report.rows import AUTOMATIC, Row, check_by, needs_spans, read_row
 from mlflow_assay.report.sessions import worst_sessions
-from mlflow_assay.report.verdicts import collect
 
-__all__ = ["ReportRequest", "build", "parse_label", "read_rows"]
+__all__ = ["ReportRequest", "assemble", "build", "parse_label"]
 
 
 @dataclass(frozen=True)
@@ -66,24 +66,6 @@ def parse_label(text: str) -> tuple[str, str]:
             valid="NAME=JUDGE, for example ground_truth=request_resolved",
         )
     return name, judge
-
-
-def read_rows(source: TraceSource, by: Sequence[str], progress: Callable[[int], None] | None = None) -> list[Row]:
-    """One row a trace, oldest first; a trace that arrives twice is taken once.
-
-    Args:
-        source: where the traces come from; its spans are read only if a breakdown needs them.
-        by: the breakdowns asked for.
-        progress: called with the number of traces read so far.
-    """
-    wanted = list(by) or list(AUTOMATIC)
-    rows: dict[str, Row] = {}
-    for trace in source.traces(spans=needs_spans(by)):
-        row = read_row(trace, wanted)
-        rows[row.trace_id] = row
-        if progress is not None:
-            progress(len(rows))
-    return sorted(rows.values(), key=lambda row: row.time_ms)
 
 
 def build(

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
 from mlflow_assay import semconv
 from mlflow_assay.contracts import JudgeContract
-from mlflow_assay.report.labels import labels_of
-from mlflow_assay.report.model import Cost, Counts, HumanFeedback, JudgeReport, JudgeVersion, Labels, Latency
-from mlflow_assay.report.rows import Row
+from mlflow_assay.labels.kpi import agreement_of, corrected, uncorrected
+from mlflow_assay.labels.pairs import pairs
+from mlflow_assay.labels.rows import Row
+from mlflow_assay.labels.verdicts import JudgeVerdicts, RuleSource, Verdict, human_marks, read_plain
+from mlflow_assay.report.model import Cost, Counts, HumanFeedback, JudgeReport, JudgeVersion, Latency
 from mlflow_assay.report.trend import trend_of
-from mlflow_assay.report.verdicts import JudgeVerdicts, RuleSource, Verdict, human_marks, read_plain
-from mlflow_assay.trust.agreement import Agreement, agreement
-from mlflow_assay.trust.estimate import Estimate, corrected_kpi, share
+from mlflow_assay.trust.estimate import Estimate, share
 
 __all__ = ["estimate_of", "human_feedback", "judge_report", "latency_of"]
 
@@ -47,10 +47,9 @@ def judge_report(
     units = {row.unit if found.scope == "session" else row.trace_id for row in rows}
     verdicts = list(found.verdicts.values())
     counts = _counts(verdicts, len(units))
-    labels, summary = labels_of(found, rows, names, contract)
+    paired = pairs(found, rows, names, contract)
     has_rule = counts.judged > 0 or (contract is not None and bool(verdicts))
     rule, source = _rule(verdicts, contract)
-    plain = estimate_of(found.name, verdicts) if has_rule else None
     return JudgeReport(
         name=found.name,
         purpose=contract.purpose if contract else None,
@@ -59,13 +58,13 @@ def judge_report(
         rule_source=source,
         counts=counts,
         units=len(units),
-        estimate=_corrected(found.name, verdicts, labels) if has_rule else None,
-        uncorrected=plain,
+        estimate=corrected(paired) if has_rule else None,
+        uncorrected=uncorrected(paired) if has_rule else None,
         bounds=_bounds(counts) if has_rule else None,
         values=() if has_rule else _values(v.mark.value for v in verdicts if v.mark.error is None),
         value_range=None if has_rule else _range([v.mark.value for v in verdicts if v.mark.value is not None]),
-        labels=summary,
-        agreement=_agreement(found.name, verdicts, labels, summary),
+        labels=paired.summary,
+        agreement=agreement_of(paired) if paired.summary is not None else None,
         cost=_cost(verdicts),
         latency=latency_of(_numbers(verdicts, semconv.LATENCY_MS)),
         versions=_versions(verdicts),
@@ -73,36 +72,13 @@ def judge_report(
         overridden=sum(v.overridden for v in verdicts),
         superseded=found.superseded,
         simulated=sum(v.mark.metadata.get(semconv.SIMULATED) == "true" for v in verdicts),
+        trained_on=paired.n_trained,
     )
 
 
 def estimate_of(name: str, verdicts: Sequence[Verdict]) -> Estimate:
     """The judge's own pass rate over some of its verdicts, with sessions as clusters."""
     return share([v.reading.passed for v in verdicts], clusters=[v.row.unit for v in verdicts], name=name)
-
-
-def _corrected(name: str, verdicts: Sequence[Verdict], labels: Mapping[str, bool]) -> Estimate:
-    return corrected_kpi(
-        [v.reading.passed for v in verdicts],
-        [labels.get(v.unit) for v in verdicts],
-        kind="share",
-        clusters=[v.row.unit for v in verdicts],
-        name=name,
-    )
-
-
-def _agreement(
-    name: str, verdicts: Sequence[Verdict], labels: Mapping[str, bool], summary: Labels | None
-) -> Agreement | None:
-    if summary is None:
-        return None
-    return agreement(
-        [v.reading.passed for v in verdicts],
-        [labels.get(v.unit) for v in verdicts],
-        name=name,
-        categories=(False, True),
-        clusters=[v.row.unit for v in verdicts],
-    )
 
 
 def _counts(verdicts: Sequence[Verdict], units: int) -> Counts:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from typing import Any, Literal
 
+from mlflow_assay.labels.people import Labels
 from mlflow_assay.trust.agreement import Agreement
 from mlflow_assay.trust.estimate import Estimate
 
@@ -41,8 +42,6 @@ __all__ = [
     "TrendBin",
     "to_json",
 ]
-
-NO_RULE = "no_pass_rule"  # the verdict's value has no known pass rule; listed among the unscored reasons
 
 SectionKey = Literal["dataset", "prompt_fix", "comparison"]
 
@@ -147,33 +146,6 @@ class Trend:
 
 
 @dataclass(frozen=True)
-class Labels:
-    """The human (or ground-truth) labels a judge is checked against.
-
-    Attributes:
-        names: assessment or expectation names they were read from.
-        sources: who gave them.
-        human: whether people gave all of them, rather than recorded ground truth.
-        n: units with a usable label.
-        conflicts: units on which people disagree; the majority counts.
-        ties: of those, units without a majority; not used.
-        unreadable: labels whose value is neither pass nor fail.
-        simulated: labels marked as made by a simulation.
-        ceiling: mean chance-corrected agreement among people, None when fewer than two labelled the same units.
-    """
-
-    names: tuple[str, ...]
-    sources: tuple[str, ...]
-    human: bool
-    n: int
-    conflicts: int = 0
-    ties: int = 0
-    unreadable: int = 0
-    simulated: int = 0
-    ceiling: float | None = None
-
-
-@dataclass(frozen=True)
 class JudgeReport:
     """One judge.
 
@@ -198,6 +170,8 @@ class JudgeReport:
         overridden: verdicts a person later replaced; the judge's own still counts as what the judge said.
         superseded: older verdicts on the same units that newer ones replace.
         simulated: verdicts marked as simulated.
+        trained_on: units whose labels the judge was trained on; they are in `counts`, and left out of `estimate`,
+            `uncorrected` and `agreement`.
     """
 
     name: str
@@ -221,6 +195,7 @@ class JudgeReport:
     overridden: int = 0
     superseded: int = 0
     simulated: int = 0
+    trained_on: int = 0
 
     @property
     def mixed(self) -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+from mlflow_assay.labels.rows import Row
+from mlflow_assay.labels.verdicts import JudgeVerdicts, Verdict
 from mlflow_assay.report.links import Links
 from mlflow_assay.report.model import FailedTrace, FailedVerdict, SessionReport
-from mlflow_assay.report.rows import Row
-from mlflow_assay.report.verdicts import JudgeVerdicts, Verdict
 
 __all__ = ["worst_sessions"]
 

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Literal
 
 from mlflow_assay import semconv
+from mlflow_assay.labels.verdicts import Verdict
 from mlflow_assay.report.model import Trend, TrendBin
-from mlflow_assay.report.verdicts import Verdict
 from mlflow_assay.trust.estimate import share
 
 __all__ = ["bin_unit", "trend_of"]

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime, timezone
 from types import MappingProxyType
 
-from mlflow_assay.report.model import NO_RULE
+from mlflow_assay.labels.verdicts import NO_RULE
 from mlflow_assay.trust.estimate import Estimate
 
 __all__ = [

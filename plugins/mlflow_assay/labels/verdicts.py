@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from mlflow_assay import semconv
-from mlflow_assay.contracts import JudgeContract, NumericValue, Outcome, Unscored, UnscoredError
-from mlflow_assay.report.model import NO_RULE
-from mlflow_assay.report.rows import Mark, Row
+from mlflow_assay.contracts import (
+    BooleanValue,
+    CategoricalValue,
+    JudgeContract,
+    NumericValue,
+    Outcome,
+    Unscored,
+    UnscoredError,
+)
+from mlflow_assay.labels.rows import Mark, Row
 
-__all__ = ["JudgeVerdicts", "Reading", "Verdict", "collect", "read_label", "read_plain", "read_verdict"]
+__all__ = [
+    "NO_RULE",
+    "JudgeVerdicts",
+    "Reading",
+    "Verdict",
+    "collect",
+    "human_marks",
+    "read_label",
+    "read_plain",
+    "read_verdict",
+    "scale_value",
+]
 
 RuleSource = Literal["recorded", "catalogue", "assumed", "none"]
+
+NO_RULE = "no_pass_rule"  # the verdict's value has no known pass rule; listed among the unscored reasons
 
 _GOOD = ("true", "yes", "pass", "passed")
 _BAD = ("false", "no", "fail", "failed")
 _SESSION = "mlflow.trace.session"
+_SCORER_VERSION = "mlflow.assessment.scorerVersion"  # MLflow's own keys, as of 3.17
+_SCORER_DIGEST = "mlflow.assessment.scorerDigest"
 
 
 @dataclass(frozen=True)
@@ -46,6 +69,17 @@ class Verdict:
     mark: Mark
     reading: Reading
     overridden: bool = False
+
+    @property
+    def trained_on(self) -> bool:
+        """Whether the judge learnt from this very unit's label, so that its verdict here is no evidence."""
+        return self.mark.metadata.get(semconv.TRAINED_ON) == "true"
+
+    @property
+    def version(self) -> str | None:
+        """What tells this judge from its other versions: digest, else version; None where neither was recorded."""
+        kept = (semconv.JUDGE_DIGEST, _SCORER_DIGEST, semconv.JUDGE_VERSION, _SCORER_VERSION)
+        return next((self.mark.metadata[key] for key in kept if self.mark.metadata.get(key)), None)
 
 
 @dataclass(frozen=True)
@@ -116,6 +150,25 @@ def read_label(value: Any, contract: JudgeContract | None) -> bool | None:
         if reading.passed is not None or numeric:
             return reading.passed
     return read_plain(value)
+
+
+def scale_value(value: Any, contract: JudgeContract | None) -> float | str | None:
+    """A value on the judge's own scale, where that has more than two values: a number, or one of its words.
+
+    Returns:
+        None for pass/fail judges, and for a value that is not on the scale. Without a contract, any number that is
+        no bool.
+    """
+    if contract is None:
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        return float(value) if number else None
+    spec = contract.value
+    if isinstance(spec, BooleanValue) or (isinstance(spec, CategoricalValue) and len(spec.options) < 3):
+        return None
+    try:
+        return spec.read(value)
+    except UnscoredError:
+        return None
 
 
 def collect(rows: Sequence[Row], contracts: Mapping[str, JudgeContract]) -> list[JudgeVerdicts]:

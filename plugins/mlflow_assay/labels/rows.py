@@ -1,20 +1,21 @@
-"""One light row a trace: what the report needs of it, so that a long experiment is never held with its spans."""
+"""One light row a trace: its facts and its marks, so that a long experiment is never held with its spans."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay import semconv
+from mlflow_assay.contracts import TraceSource
 from mlflow_assay.errors import ConfigError
 from mlflow_assay.judges import fields as trace_fields
 
 if TYPE_CHECKING:
     from mlflow.entities import Assessment, Trace
 
-__all__ = ["AUTOMATIC", "Mark", "Row", "by_title", "check_by", "needs_spans", "read_row"]
+__all__ = ["AUTOMATIC", "Mark", "Row", "by_title", "check_by", "needs_spans", "read_row", "read_rows"]
 
 # Tags a breakdown is chosen from when none is asked for, in this order.
 AUTOMATIC = tuple(f"tag:{t}" for t in (semconv.TAG_AGENT, semconv.TAG_DOMAIN, semconv.TAG_MODEL, semconv.TAG_TASK))
@@ -74,6 +75,8 @@ class Row:
         simulated_customer: whether a model played the customer.
         groups: value of each breakdown, None where the trace has none.
         marks: its assessments.
+        label_probability: probability in (0, 1] with which the trace was chosen for labelling; None where not
+            recorded, which is taken as a draw at random.
     """
 
     trace_id: str
@@ -89,6 +92,7 @@ class Row:
     simulated_customer: bool
     groups: Mapping[str, str | None]
     marks: tuple[Mark, ...]
+    label_probability: float | None = None
 
     @property
     def unit(self) -> str:
@@ -107,7 +111,7 @@ def check_by(by: str) -> str:
     if by.startswith(("tag:", "metadata:", "expectation:", "span:")):
         return trace_fields.check(by)
     raise ConfigError(
-        f"A report cannot be broken down by {by!r}.",
+        f"Traces cannot be broken down by {by!r}.",
         valid="agent, tag:KEY, metadata:KEY, expectation:KEY, span:NAME, span:NAME.outputs[.path]",
     )
 
@@ -154,7 +158,34 @@ def read_row(trace: Trace, by: Sequence[str]) -> Row:
         simulated_customer=tags.get(semconv.TAG_CUSTOMER) == "simulated",
         groups={b: _group(trace, b) for b in by},
         marks=tuple(_mark(a) for a in info.assessments or [] if a.feedback is not None or a.expectation is not None),
+        label_probability=_probability(tags.get(semconv.LABEL_PROBABILITY)),
     )
+
+
+def read_rows(source: TraceSource, by: Sequence[str], progress: Callable[[int], None] | None = None) -> list[Row]:
+    """One row a trace, oldest first; a trace that arrives twice is taken once.
+
+    Args:
+        source: where the traces come from; its spans are read only if a breakdown needs them.
+        by: the breakdowns asked for.
+        progress: called with the number of traces read so far.
+    """
+    wanted = list(by) or list(AUTOMATIC)
+    rows: dict[str, Row] = {}
+    for trace in source.traces(spans=needs_spans(by)):
+        row = read_row(trace, wanted)
+        rows[row.trace_id] = row
+        if progress is not None:
+            progress(len(rows))
+    return sorted(rows.values(), key=lambda row: row.time_ms)
+
+
+def _probability(text: str | None) -> float | None:
+    try:
+        found = float(text or "")
+    except ValueError:
+        return None
+    return found if 0 < found <= 1 else None
 
 
 def _mark(assessment: Assessment) -> Mark:
