@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlflow_assay.contracts import BoundJudge, ModelSettings, Sink
+from mlflow_assay.contracts import BoundJudge, ModelSettings, Sink, TraceSource
 from mlflow_assay.engine.report import RunReport
 from mlflow_assay.errors import ConfigError, IncompleteError
-from mlflow_assay.judges.catalogue import Catalogue
+from mlflow_assay.judges.catalogue import PATH_VARIABLE, Catalogue
 
 if TYPE_CHECKING:
     from mlflow_assay.engine.budget import Budget
+    from mlflow_assay.engine.forecast import Forecast
+    from mlflow_assay.engine.partition import BudgetShare, JudgeRecipe, Partition, PartitionResult
     from mlflow_assay.engine.plan import Plan
     from mlflow_assay.engine.run import Options, Progress
+    from mlflow_assay.report.data import ReportData, ReportRequest
     from mlflow_assay.sources.mlflow_store import MlflowSource
 
-__all__ = ["build_judges", "make_budget", "score"]
+__all__ = ["ENGINES", "JudgeList", "build_judges", "dry_run", "make_budget", "report", "run_partition", "score"]
+
+ENGINES = ("local", "ray", "spark")
+
+
+class JudgeList(list[BoundJudge]):
+    """Judges, and the recipe they were built from, by which other processes build the same ones."""
+
+    def __init__(self, judges: Sequence[BoundJudge], recipe: JudgeRecipe) -> None:
+        super().__init__(judges)
+        self.recipe = recipe
 
 
 def build_judges(
@@ -28,7 +43,7 @@ def build_judges(
     model: ModelSettings | None = None,
     paths: Sequence[str | Path] = (),
     texts: Mapping[str, Mapping[str, str]] | None = None,
-) -> list[BoundJudge]:
+) -> JudgeList:
     """Judges of the catalogue, ready to run.
 
     Args:
@@ -42,6 +57,7 @@ def build_judges(
             for lack of a key.
     """
     from mlflow_assay.engine.chat import check_credentials
+    from mlflow_assay.engine.partition import JudgeRecipe
 
     if not names:
         raise ConfigError("Name at least one judge.", fix="`assay judges list` shows all.")
@@ -51,10 +67,20 @@ def build_judges(
     if stray := sorted(set(texts) - set(names)):
         raise ConfigError(f"A text is set for the judge {stray[0]!r}, which is not asked for.", valid=names)
     judges = [catalogue.build(name, model, texts.get(name)) for name in names]
-    for judge in judges:
+    for judge in (callee for judge in judges for callee in judge.callees()):
         if judge.model is not None and judge.contract.calls_llm:
             check_credentials(judge.model)
-    return judges
+    return JudgeList(judges, JudgeRecipe(tuple(names), model, tuple(_read_folders(paths)), texts))
+
+
+def _read_folders(paths: Sequence[str | Path]) -> list[dict[str, str]]:
+    """The user's own definitions, as text, in the order they replace one another."""
+    named = [p for p in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if p]
+    suffixes = (".yaml", ".yml", ".json")  # JSON: calibrations of cascades and panels
+    return [
+        {p.name: p.read_text(encoding="utf-8") for p in sorted(Path(folder).iterdir()) if p.suffix in suffixes}
+        for folder in (*named, *paths)
+    ]
 
 
 def make_budget(
@@ -77,7 +103,7 @@ def make_budget(
 
     if max_usd is None and max_tokens is None and max_calls is None:
         return None
-    for judge in judges:
+    for judge in (callee for judge in judges for callee in judge.callees()):
         if max_usd is not None and judge.contract.calls_llm and price_for(judge.model) is None:
             raise ConfigError(
                 f"A limit in money needs the price of {judge.model.uri if judge.model else judge.name!r}, "
@@ -95,6 +121,10 @@ def score(
     sinks: Sequence[Sink] = (),
     progress: Callable[[Plan], Progress] | None = None,
     evaluation_run: bool = True,
+    engine: str = "local",
+    workers: int = 2,
+    budget: BudgetShare | None = None,
+    told: Callable[[PartitionResult], None] | None = None,
 ) -> RunReport:
     """Judge the traces of an experiment and store the verdicts on them.
 
@@ -105,42 +135,224 @@ def score(
         source: which traces.
         judges: from `build_judges`.
         options: concurrency, cache, budget; None takes the defaults without a cache.
-        sinks: further sinks beside MLflow.
-        progress: makes a progress display from the plan.
+        sinks: further sinks beside MLflow; on `local` only.
+        progress: makes a progress display from the plan; on `local` only.
         evaluation_run: whether the work shows up in MLflow as an evaluation run; none is made when nothing
             is owed.
+        engine: `local` judges in this process; `ray` and `spark` judge partitions of the traces in `workers`
+            processes, which share the options' concurrency and write to MLflow themselves.
+        workers: processes at once, on `ray` and `spark`.
+        budget: the limits on `ray` and `spark`, in place of the options' budget.
+        told: called for each partition that is done, on `ray` and `spark`.
 
     Returns:
         The run's tallies; for each judge, judged + already = the traces (or sessions) it applies to.
 
     Raises:
+        ConfigError: an unknown engine, one whose extra is not installed, or something it cannot share.
         StoreError, SinkError: MLflow could not be read or written.
         IncompleteError: a verdict that was written is not in the store afterwards.
     """
     from mlflow_assay.engine.evaluation_run import open_run
     from mlflow_assay.engine.plan import make_plan
-    from mlflow_assay.engine.run import LocalEngine, Options
+    from mlflow_assay.engine.run import Options
+
+    if engine not in ENGINES:
+        raise ConfigError(f"There is no engine {engine!r}.", valid=ENGINES)
+    started = time.perf_counter()
+    plan = make_plan(source.infos(), judges)
+    run = open_run(source.experiment_id, judges, source.selection, owed=plan.total > 0) if evaluation_run else None
+    options = replace(options or Options(), run_id=run.run_id if run else None)
+    report = RunReport(source.experiment, [], plan.traces, run_id=options.run_id)
+    try:
+        if engine == "local":
+            trace_ids = _score_here(plan, report, options, sinks, progress)
+        else:
+            trace_ids = _score_on(engine, workers, plan, report, options, sinks, budget, told)
+    finally:
+        report.wall_s = time.perf_counter() - started
+    if run is not None:
+        tallies, trace_ids = run.whole(source.infos(), judges) if run.resumed else (report.tallies, trace_ids)
+        run.close(tallies, trace_ids)
+    return report
+
+
+def _score_here(
+    plan: Plan,
+    report: RunReport,
+    options: Options,
+    sinks: Sequence[Sink],
+    progress: Callable[[Plan], Progress] | None,
+) -> list[str]:
+    """Judge in this process; the ids of the traces that got a verdict."""
+    from mlflow_assay.engine.run import LocalEngine
     from mlflow_assay.sinks.mlflow_assessments import MlflowSink
     from mlflow_assay.sources.mlflow_store import load_ids
 
-    started = time.perf_counter()
-    plan = make_plan(source.infos(), judges)
-    options = options or Options()
-    run = open_run(source.experiment_id, judges, source.selection) if evaluation_run and plan.total else None
-    options = replace(options, run_id=run.run_id) if run else options
     engine = LocalEngine(plan, load_ids, MlflowSink(), options, sinks, progress(plan) if progress else None)
-    report = RunReport(source.experiment, engine.tallies, plan.traces, run_id=run.run_id if run else None)
+    report.tallies = engine.tallies
     try:
         engine.run()
     finally:
-        report.wall_s = time.perf_counter() - started
         report.stored = len(engine.stored)
         report.sink_failures = engine.sink_failures
     report.stopped = engine.stopped
     _check_complete(engine.stored)
-    if run is not None:
-        run.close(report, (trace_id for trace_id, _ in engine.stored))
-    return report
+    return [trace_id for trace_id, _ in engine.stored]
+
+
+def _score_on(
+    engine: str,
+    workers: int,
+    plan: Plan,
+    report: RunReport,
+    options: Options,
+    sinks: Sequence[Sink],
+    budget: BudgetShare | None,
+    told: Callable[[PartitionResult], None] | None,
+) -> list[str]:
+    """Judge on Ray or Spark; the ids of the traces that were owed a verdict."""
+    from mlflow_assay.engine.on_ray import run_on_ray
+    from mlflow_assay.engine.on_spark import run_on_spark
+    from mlflow_assay.engine.partition import merge, shares
+    from mlflow_assay.engine.report import Tally
+
+    template = _template(plan, options, budget, sinks, engine)
+    standing = [
+        Tally(j.name, j.digest, plan.standing[i], foreign=plan.foreign[i], no_session=plan.no_session[i])
+        for i, j in enumerate(plan.judges)
+    ]
+    if budget is not None:
+        shared = budget.open()
+        shared.release()  # what workers of an earlier, killed run had reserved
+        shared.close()
+    run_on = run_on_ray if engine == "ray" else run_on_spark
+    partitions = shares(plan, template, workers)
+    results = run_on(run_partition, partitions, workers, told) if partitions else []
+    report.tallies = merge(standing, results)
+    report.stored = sum(result.stored + result.found for result in results)
+    report.stopped = next((result.stopped for result in results if result.stopped), None)
+    return list(plan.due)
+
+
+def _template(
+    plan: Plan, options: Options, budget: BudgetShare | None, sinks: Sequence[Sink], engine: str
+) -> Partition:
+    """What all partitions of a run have in common.
+
+    Raises:
+        ConfigError: something asked for cannot be shared between processes.
+    """
+    import mlflow
+
+    from mlflow_assay.engine.partition import Partition
+
+    recipe = getattr(plan.judges, "recipe", None)
+    if recipe is None:
+        raise ConfigError(f"The engine {engine!r} needs judges that other processes can build.", valid="build_judges()")
+    if sinks:
+        raise ConfigError(f"The engine {engine!r} writes to MLflow only.", found=f"sink {sinks[0].name!r}")
+    if options.budget is not None:
+        raise ConfigError(f"The engine {engine!r} needs a budget its processes share: give it as `budget`.")
+    return Partition(
+        number=0,
+        tracking_uri=str(mlflow.get_tracking_uri()),
+        recipe=recipe,
+        digests=(),
+        due=(),
+        concurrency=options.concurrency,
+        threads=options.threads,
+        page=options.page,
+        retry=options.retry,
+        cache_url=options.cache.url if options.cache is not None else None,
+        budget=budget,
+        run_id=options.run_id,
+    )
+
+
+def run_partition(partition: Partition) -> PartitionResult:
+    """Judge one partition in this process: what a worker of Ray or Spark runs.
+
+    Raises:
+        ConfigError: the judges cannot be built here, or are other versions than the run's.
+        StoreError, SinkError, IncompleteError: as for `score`.
+    """
+    import mlflow
+
+    from mlflow_assay.engine import partition as partitions
+    from mlflow_assay.sources.mlflow_store import assessments_on, load_ids
+
+    mlflow.set_tracking_uri(partition.tracking_uri)
+    judges = _rebuild(partition.recipe)
+    return partitions.run_partition(partition, judges, load_ids, assessments_on, _check_complete)
+
+
+def _rebuild(recipe: JudgeRecipe) -> JudgeList:
+    with tempfile.TemporaryDirectory(prefix="assay-judges-") as root:
+        paths = []
+        for number, texts in enumerate(recipe.folders):
+            paths.append(Path(root) / str(number))
+            paths[-1].mkdir()
+            for name, text in texts.items():
+                (paths[-1] / name).write_text(text, encoding="utf-8")
+        return build_judges(recipe.names, model=recipe.model, paths=paths, texts=recipe.texts)
+
+
+def dry_run(
+    source: MlflowSource, judges: Sequence[BoundJudge], *, options: Options | None = None, sample: int = 50
+) -> Forecast:
+    """What `score` would do and about what it would cost; nothing is called or written.
+
+    Args:
+        options: its cache is looked into.
+        sample: traces per judge whose prompts are made and measured.
+
+    Raises:
+        StoreError: MLflow could not be read.
+    """
+    from mlflow_assay.engine.forecast import Forecast, forecast
+    from mlflow_assay.engine.plan import make_plan
+    from mlflow_assay.engine.run import Options
+    from mlflow_assay.sources.mlflow_store import load_ids
+
+    plan = make_plan(source.infos(), judges)
+    return Forecast(source.experiment, plan.traces, forecast(plan, load_ids, options or Options(), sample))
+
+
+def report(
+    source: TraceSource,
+    request: ReportRequest,
+    out: Path | None = None,
+    *,
+    paths: Sequence[str | Path] = (),
+    progress: Callable[[int], None] | None = None,
+) -> ReportData:
+    """What an experiment's verdicts come to, as data and, with `out`, as one self-contained HTML page.
+
+    Args:
+        source: which traces.
+        request: what to show of them.
+        out: the page to write; None writes none.
+        paths: the user's own folders of definitions, for pass rules not recorded with the verdicts.
+        progress: told how many traces have been read.
+
+    Raises:
+        ConfigError: a label names nothing that is there, or the page cannot be written.
+        StoreError: the traces cannot be read.
+    """
+    from mlflow_assay.report.data import build
+    from mlflow_assay.report.render import render
+
+    # A YAML definition goes before a library's own judge of the same assessment name.
+    entries = sorted(Catalogue(paths).entries.values(), key=lambda e: e.definition is not None)
+    data = build(source, request, {entry.contract.name: entry.contract for entry in entries}, progress)
+    if out is not None:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(render(data), encoding="utf-8", errors="xmlcharrefreplace")
+        except OSError as error:
+            raise ConfigError(f"The page cannot be written to {out}: {error}.") from error
+    return data
 
 
 def _check_complete(stored: Sequence[tuple[str, str]]) -> None:

@@ -88,6 +88,7 @@ class FakeJudgeServer:
         retry_after_s: the value of that header, whole seconds.
         tokens: prompt and completion tokens reported per call; None counts words.
         port: 0 takes a free one.
+        record: keep the requests in `requests`; switch off for long benchmarks.
     """
 
     def __init__(
@@ -99,6 +100,7 @@ class FakeJudgeServer:
         retry_after_s: int = 1,
         tokens: tuple[int, int] | None = None,
         port: int = 0,
+        record: bool = True,
     ) -> None:
         self._script = _as_script(reply)
         self._latency_s = latency_s
@@ -106,6 +108,7 @@ class FakeJudgeServer:
         self._retry_after_s = retry_after_s
         self._tokens = tokens
         self._port = port
+        self._record = record
         self._recent: deque[float] = deque()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -176,7 +179,8 @@ class FakeJudgeServer:
             self.refused += 1
             limited = Reply("rate limit reached", 429, {"Retry-After": str(self._retry_after_s)})
             return _response(limited, request, (0, 0))
-        self.requests.append(request)
+        if self._record:
+            self.requests.append(request)
         reply = self._script(request)
         if isinstance(reply, str):
             reply = Reply(reply)

@@ -55,6 +55,14 @@ class Steps:
         elif not self._quiet and time.monotonic() - self._said > _LINE_EVERY_S:
             self._say()
 
+    def reach(self, done: int, total: int | None = None) -> None:
+        """`done` steps are done in all, of `total`."""
+        if total is not None and total != self._total:
+            self._total = total
+            if self._bar is not None:
+                self._bar.update(self._task, total=total)
+        self.step(done - self._count)
+
     def _say(self) -> None:
         self._said = time.monotonic()
         elapsed = max(self._said - self._started, 1e-9)

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING
 import click
 
 from mlflow_assay.cli.options import judges_path, trace_options
-from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mlflow_assay.contracts import JudgeContract
     from mlflow_assay.report.model import ReportData
 
 __all__ = ["report"]
@@ -62,8 +60,9 @@ def report(
     assay report --experiment support --by agent --since 7d --ui-url http://localhost:5000
     assay report --experiment support --label ground_truth=request_resolved --json
     """
+    from mlflow_assay import pipeline
     from mlflow_assay.cli.progress import Steps
-    from mlflow_assay.report.data import ReportRequest, build, parse_label
+    from mlflow_assay.report.data import ReportRequest, parse_label
     from mlflow_assay.report.links import ui_base
     from mlflow_assay.sources.mlflow_store import MlflowSource, find_experiment, parse_since, reach
 
@@ -81,12 +80,10 @@ def report(
         ui_url=base,
     )
     source = MlflowSource(found.name, filter_string, since_ms, max_traces)
-    contracts = _contracts(paths)
-    with Steps("Reading traces", quiet=as_json) as steps:
-        data = build(source, request, contracts, lambda _: steps.step())
     target = out if out or as_json else Path("report.html")
+    with Steps("Reading traces", quiet=as_json) as steps:
+        data = pipeline.report(source, request, target, paths=paths, progress=steps.reach)
     if target is not None:
-        _write(target, data)
         click.echo(_done(target, data), err=as_json)
     if as_json:
         click.echo(json.dumps(data.to_json(), ensure_ascii=False, indent=2))
@@ -96,24 +93,6 @@ def _selection(since: str | None, search: str | None, most: int | None) -> str:
     """Which traces were asked for, in words; empty means all."""
     parts = (f"since {since}" if since else "", search or "", f"the first {most}" if most else "")
     return ", ".join(part for part in parts if part)
-
-
-def _contracts(paths: tuple[str, ...]) -> dict[str, JudgeContract]:
-    """Judges of the catalogue by the name of their verdicts; a YAML definition goes before a library's own."""
-    from mlflow_assay.judges.catalogue import Catalogue
-
-    entries = sorted(Catalogue(paths).entries.values(), key=lambda e: e.definition is not None)
-    return {entry.contract.name: entry.contract for entry in entries}
-
-
-def _write(target: Path, data: ReportData) -> None:
-    from mlflow_assay.report.render import render
-
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(render(data), encoding="utf-8", errors="xmlcharrefreplace")
-    except OSError as error:
-        raise ConfigError(f"The page cannot be written to {target}: {error}.") from error
 
 
 def _done(target: Path, data: ReportData) -> str:

@@ -1,0 +1,102 @@
+"""`assay demo`: the whole loop on a simulated telecom agent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from mlflow_assay.cli.progress import Steps
+    from mlflow_assay.demo.loop import LoopResult
+
+_OPENING = """\
+This demo plays the main job on a small telecom support agent: traces in, verdicts on the traces, a number with
+its interval, a report. The agent, its customers and the expert are SIMULATED by code and no model is called.
+What is real: the traces are MLflow's, the judge is trained on the expert's labels, the intervals are computed.
+"""
+
+
+@click.command()
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("assay-demo"), show_default=True)
+@click.option("--requests", type=click.IntRange(50, 5000), default=400, show_default=True, help="Requests to play.")
+@click.option(
+    "--labels", type=click.IntRange(60, 2000), default=200, show_default=True, help="Traces the expert labels."
+)
+@click.option("--seed", type=int, default=7, show_default=True, help="Decides traffic, faults and labels.")
+def demo(out: Path, requests: int, labels: int, seed: int) -> None:
+    """Play the whole loop: no API key, no Docker, no account.
+
+    Everything goes into one folder with an MLflow store of its own (SQLite); no other store is touched. What an
+    earlier demo left in that folder is replaced.
+    """
+    from mlflow_assay.demo.loop import play
+
+    click.echo(_OPENING)
+    started = time.monotonic()
+    display = _Display()
+    try:
+        result = play(out, display, requests=requests, labels=labels, seed=seed)
+    finally:
+        display.close()
+    _tell(result, time.monotonic() - started)
+
+
+class _Display:
+    def __init__(self) -> None:
+        self._steps: Steps | None = None
+
+    def stage(self, text: str) -> None:
+        self.close()
+        click.secho(text, bold=True)
+
+    def steps(self, label: str) -> Callable[[int, int], None]:
+        from mlflow_assay.cli.progress import Steps
+
+        steps = Steps(f"   {label}")
+        self._steps = steps.__enter__()
+
+        def show(done: int, of: int) -> None:
+            steps.reach(done, of)
+
+        return show
+
+    def close(self) -> None:
+        if self._steps is not None:
+            self._steps.__exit__()
+            self._steps = None
+
+
+def _tell(result: LoopResult, seconds: float) -> None:
+    from mlflow_assay.report.words import interval, percent
+
+    trained, estimate = result.training, result.judged.estimate
+    click.echo()
+    click.secho("What was found", bold=True)
+    click.echo(
+        f"  {result.traces} traces in {result.sessions} sessions, {result.labels} of them labelled by the simulated expert."
+    )
+    click.echo(
+        f"  The routing judge agrees with the expert beyond chance: κ = {trained.kappa:.2f} [{trained.low:.2f}, {trained.high:.2f}]."
+    )
+    if estimate is None or estimate.value is None or estimate.low is None or estimate.high is None:
+        click.echo("  There is no number for routing: too few verdicts or labels.")
+    else:
+        kind = f"corrected with {estimate.n_labelled} labels" if estimate.is_corrected else "NOT corrected"
+        share = f"{percent(1 - estimate.value)} of requests reach the wrong desk"
+        click.echo(
+            f"  {share}, 95 % interval {interval(1 - estimate.high, 1 - estimate.low)} ({kind}, n = {estimate.n_judged})."
+        )
+        click.echo(f"  The judge alone would have said {percent(1 - (estimate.raw or 0.0))}.")
+    click.echo(f"  The truth, known only because this is a simulation: {percent(1 - result.true_pass_rate)}.")
+    click.echo(f"  It took {seconds:.0f} s.")
+    click.echo()
+    click.secho(f"The report: {result.page.resolve()}", bold=True)
+    click.echo()
+    click.secho("Try next", bold=True)
+    click.echo(f"  mlflow ui --backend-store-uri {result.tracking_uri}")
+    click.echo("  assay judges list")
+    click.echo(f"  MLFLOW_TRACKING_URI={result.tracking_uri} assay score -e telecom-support-demo -j token_limit")
