@@ -1,0 +1,250 @@
+"""A trained local judge: verdict, confidence and reasons for one trace after another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlflow_assay import semconv
+from mlflow_assay.contracts import Unscored, UnscoredError
+from mlflow_assay.errors import NotTrustedError
+from mlflow_assay.judges.local import embedder as embedders
+from mlflow_assay.judges.local import examples, features
+from mlflow_assay.judges.local.confidence import Confidence
+from mlflow_assay.judges.local.crossval import Linear
+from mlflow_assay.judges.local.examples import Example, Field, Row
+from mlflow_assay.judges.local.report import TrainingReport
+
+if TYPE_CHECKING:
+    from mlflow.entities import Trace
+
+    from mlflow_assay.judges.local.scorer import LocalScorer
+
+__all__ = ["LocalJudge", "Prediction"]
+
+_REASONS = 3
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a judge makes of one trace.
+
+    Attributes:
+        passed: its verdict.
+        confidence: chance that the label agrees, in (0, 1).
+        score: log-odds-like distance from the boundary; above 0 passes.
+        towards_pass, towards_fail: what spoke for either, strongest first, in plain words.
+    """
+
+    passed: bool
+    confidence: float
+    score: float
+    towards_pass: tuple[str, ...] = ()
+    towards_fail: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class LocalJudge:
+    """A text classifier trained on labelled traces.
+
+    Attributes:
+        name: the assessment name of its verdicts.
+        purpose: the question it answers.
+        good: the value a passing trace gets; False where the label names a fault, such as `pii_leak`.
+        fields: what it reads, kinds settled.
+        model: blocks, coefficients and intercept.
+        seen: category field -> its values in training, for fields another is crossed with.
+        confidence: from score to chance of being right.
+        threshold: least confidence with which it answers.
+        report: the evidence.
+        trained_on: ids of the traces whose labels it learnt.
+        versions: of the libraries it was trained with.
+        embedder: the embedding model it reads meaning with, or None.
+    """
+
+    name: str
+    purpose: str
+    good: bool
+    fields: tuple[Field, ...]
+    model: Linear
+    seen: Mapping[str, tuple[str, ...]]
+    confidence: Confidence
+    threshold: float
+    report: TrainingReport
+    trained_on: frozenset[str]
+    versions: Mapping[str, str]
+    embedder: embedders.EmbedderRef | None = None
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over everything the verdicts and their evidence depend on, 64 hex digits."""
+        from mlflow_assay.judges.local import storage
+
+        return storage.digest(self)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What a definition should list under `needs`."""
+        return ("spans",) if any(features_need_spans(f) for f in self.fields) else ()
+
+    def require_trust(self) -> None:
+        """Do nothing if the judge may be used.
+
+        Raises:
+            NotTrustedError: the evidence is too weak, and use was not forced; says which evidence.
+        """
+        if self.report.refusals and not self.report.forced:
+            raise NotTrustedError(
+                f"The local judge {self.name!r} must not be used: {' '.join(self.report.refusals)}",
+                fix="Label more traces, or other fields may tell more; --force uses it all the same and says so.",
+            )
+
+    def judge(self, trace: Trace) -> Prediction:
+        """The verdict on one trace.
+
+        Raises:
+            UnscoredError: MISSING_FIELD, or LOW_CONFIDENCE where it abstains.
+        """
+        return self.predict(examples.read(trace, self.fields))
+
+    def predict(self, example: Example) -> Prediction:
+        """The verdict on what was read of one trace; raises as `judge`."""
+        row = examples.row(example, self.fields)
+        self._refuse_the_unseen(row)
+        columns = self.columns([row])
+        score = float((columns @ self.model.coef)[0]) + self.model.intercept
+        sure = float(self.confidence.of(np.array([score]))[0])
+        verdict = "pass" if score > 0 else "fail"
+        if sure < self.threshold:
+            raise UnscoredError(
+                Unscored.LOW_CONFIDENCE,
+                f"{verdict} with confidence {sure:.2f}; it answers from {self.threshold:.2f} up",
+                {semconv.CONFIDENCE: f"{sure:.4f}", semconv.RAW_VALUE: verdict},
+            )
+        return Prediction(score > 0, sure, score, *self._reasons(columns, row))
+
+    def scores(self, found: Sequence[Example]) -> npt.NDArray[np.float64]:
+        """Scores of several examples without abstaining, shape (n,); above 0 passes."""
+        columns = self.columns([examples.row(e, self.fields) for e in found])
+        return np.asarray(columns @ self.model.coef + self.model.intercept)
+
+    def columns(self, rows: Sequence[Row]) -> Any:
+        """The model's columns for rows, shape (n, k), sparse."""
+        from scipy.sparse import csr_matrix, hstack
+
+        encode = self.embedder.load().encode if self.embedder else None
+        return csr_matrix(hstack([csr_matrix(b.columns(rows, encode)) for b in self.model.blocks]))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the judge as one file; data only.
+
+        Raises:
+            NotTrustedError: it must not be used, and use was not forced.
+            ConfigError: the file cannot be written.
+        """
+        from mlflow_assay.judges.local import storage
+
+        self.require_trust()
+        return storage.save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path, embedder: str | Path | None = None) -> LocalJudge:
+        """Read a judge written by `save`. Executes no code from the file.
+
+        Args:
+            path: the file.
+            embedder: folder of the embedding model, if it has moved.
+
+        Raises:
+            ConfigError: no such file, another format or version, or it was changed since it was written.
+        """
+        from mlflow_assay.judges.local import storage
+
+        return storage.load(Path(path), Path(embedder) if embedder else None)
+
+    def scorer(self, name: str | None = None) -> LocalScorer:
+        """The judge as an MLflow scorer.
+
+        Raises:
+            NotTrustedError: it must not be used, and use was not forced.
+        """
+        from mlflow_assay.judges.local.scorer import LocalScorer
+
+        self.require_trust()
+        return LocalScorer(self, name)
+
+    def _refuse_the_unseen(self, row: Row) -> None:
+        for field, values in self.seen.items():
+            value = features.crossing(row, field)
+            if value not in values:
+                raise UnscoredError(
+                    Unscored.LOW_CONFIDENCE,
+                    f"no labelled trace had {field} = {value}; label some and train again",
+                    {semconv.CONFIDENCE: "0.0000"},
+                )
+
+    def _reasons(self, columns: Any, row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Plain words for the strongest contributions towards pass and towards fail."""
+        ranked = sorted(self._contributions(columns, row), key=lambda c: -abs(c[0]))
+        return tuple(_distinct(w for c, w in ranked if c > 0)), tuple(_distinct(w for c, w in ranked if c < 0))
+
+    def _contributions(self, columns: Any, row: Row) -> Iterator[tuple[float, str]]:
+        """(contribution to the score, words for it) of every column that can be put in words."""
+        start = 0
+        for block in self.model.blocks:
+            part = columns[:, start : start + block.width]
+            coef = self.model.coef[start : start + block.width]
+            start += block.width
+            if block.block.kind in ("meaning", "number"):
+                total = float((part @ coef)[0])
+                yield total, _dense_words(block.block, row)
+            elif block.block.kind != "parts":
+                for column, value in zip(part.indices, part.data, strict=True):
+                    yield float(value * coef[column]), _term_words(block.block, block.terms[column])
+
+
+def features_need_spans(field: Field) -> bool:
+    """Whether reading the field needs spans and the trace is unscored without them."""
+    from mlflow_assay.judges import fields as trace_fields
+
+    return trace_fields.needs_spans(field.name) and not field.optional
+
+
+def _term_words(block: features.Block, term: str) -> str:
+    value, plain = features.split_term(term)
+    if block.kind == "tokens":
+        return f"{block.field} = {plain}"
+    words = f"“{plain}” in {block.field}"
+    return f"{words} with {block.by} = {value}" if value is not None else words
+
+
+def _dense_words(block: features.Block, row: Row) -> str:
+    value = row[block.field]
+    if block.kind == "meaning":
+        beside = f" with {block.by} = {features.crossing(row, block.by)}" if block.by else ""
+        return f"the meaning of {block.field}{beside}"
+    if isinstance(value, tuple):
+        return f"{len(value)} in {block.field}"
+    return f"{block.field} = {value:g}" if isinstance(value, float) else f"no {block.field}"
+
+
+def _distinct(found: Iterable[str]) -> Iterator[str]:
+    """The first few, leaving out those whose quoted words another already holds."""
+    kept: list[str] = []
+    for words in found:
+        quoted = _quoted(words)
+        if not any(quoted and (quoted & _quoted(k)) for k in kept):
+            kept.append(words)
+            yield words
+        if len(kept) == _REASONS:
+            return
+
+
+def _quoted(words: str) -> set[str]:
+    return set(words.partition("“")[2].partition("”")[0].split())
