@@ -21,10 +21,11 @@ if TYPE_CHECKING:
     from mlflow_assay.engine.partition import BudgetShare, JudgeRecipe, Partition, PartitionResult
     from mlflow_assay.engine.plan import Plan
     from mlflow_assay.engine.run import Options, Progress
+    from mlflow_assay.judges.calibrating import Calibration
     from mlflow_assay.report.data import ReportData, ReportRequest
     from mlflow_assay.sources.mlflow_store import MlflowSource
 
-__all__ = ["ENGINES", "JudgeList", "build_judges", "dry_run", "make_budget", "report", "run_partition", "score"]
+__all__ = ["ENGINES", "JudgeList", "build_judges", "calibrate", "dry_run", "make_budget", "report", "run_partition", "score"]
 
 ENGINES = ("local", "ray", "spark")
 
@@ -353,6 +354,67 @@ def report(
         except OSError as error:
             raise ConfigError(f"The page cannot be written to {out}: {error}.") from error
     return data
+
+
+def calibrate(
+    name: str,
+    source: TraceSource,
+    label: str,
+    *,
+    agreement: float = 0.9,
+    delta: float = 0.05,
+    model: ModelSettings | None = None,
+    paths: Sequence[str | Path] = (),
+    texts: Mapping[str, str] | None = None,
+) -> tuple[Path, Calibration]:
+    """Calibrate a cascade, or a panel with `vote: learned`, on stored verdicts and labels; no judge is asked.
+
+    Args:
+        name: of the catalogue.
+        source: traces with the verdicts of its judges and the labels.
+        label: the assessment or expectation that holds the labels.
+        agreement: what a cascade's accepted verdicts must reach, in (0, 1).
+        delta: probability that they do not all the same, in (0, 1).
+        model: the run's judge model, for members that name none.
+        paths: the user's own folders of definitions.
+        texts: values for variables of the members.
+
+    Returns:
+        The file that was written, beside the definition, and what is in it.
+
+    Raises:
+        ConfigError: it is no such judge, a member has no verdicts, there are no labels, or the file cannot be written.
+        NotTrustedError: the labels do not support it; nothing was written.
+        StoreError: the traces cannot be read.
+    """
+    from mlflow_assay.judges import calibrating, calibration_file
+    from mlflow_assay.labels.people import labels_of
+    from mlflow_assay.labels.rows import read_rows
+    from mlflow_assay.labels.verdicts import JudgeVerdicts
+
+    catalogue = Catalogue(paths)
+    entry = catalogue.get(name)
+    spec = entry.definition.composite if entry.definition else None
+    if spec is None or spec.calibration is None or entry.path is None:
+        raise ConfigError(f"There is nothing to calibrate about {name!r}.", valid="cascades; panels with vote: learned")
+    members, scope = catalogue.members(name, model, texts), entry.contract.scope
+    units = {(row.unit if scope == "session" else row.trace_id): row for row in read_rows(source, [])}
+    found = labels_of(JudgeVerdicts(name, scope, {}, 0), list(units.values()), [label], entry.contract)
+    labelled = {
+        unit: calibrating.LabelledUnit(passed, units[unit].unit, units[unit].label_probability)
+        for unit, passed in found.agreed.items()
+    }
+    marks = [(unit, mark) for unit, row in units.items() for mark in row.marks]
+    said = calibrating.collect(marks, [callee for member in members for callee in (member, *member.callees())])
+    result = calibrating.calibrate(name, spec, members, said, labelled, agreement=agreement, delta=delta)
+    calibrating.refuse(name, result)
+    path = entry.path.parent / spec.calibration
+    evidence = {"label": label, "used": result.used, "made_ms": int(time.time() * 1000)}
+    try:
+        calibration_file.write(path, name, result.kind, result.digests, result.result, evidence)
+    except OSError as error:
+        raise ConfigError(f"The calibration cannot be written to {path}: {error}.") from error
+    return path, result
 
 
 def _check_complete(stored: Sequence[tuple[str, str]]) -> None:

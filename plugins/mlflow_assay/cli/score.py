@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,8 +13,10 @@ import click
 from mlflow_assay.cli.options import judges_path, model_options, model_settings, read_texts, trace_options
 
 if TYPE_CHECKING:
+    from mlflow_assay.engine.forecast import Forecast
     from mlflow_assay.engine.report import RunReport, Tally
 
+_FORECAST = ("owed", "already", "no field", "cached", "calls", "tokens in", "tokens out", "cost")
 _ALWAYS = ("judge", "passed", "failed", "unscored")  # the other columns only where they say something
 
 
@@ -31,6 +35,15 @@ _ALWAYS = ("judge", "passed", "failed", "unscored")  # the other columns only wh
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Stop before using more tokens.")
 @click.option("--cache/--no-cache", default=True, show_default=True, help="Reuse verdicts already paid for.")
 @click.option("--sink", "sinks", multiple=True, help="Also write verdicts to: jsonl=PATH, or an installed sink's name.")
+@click.option(
+    "--engine",
+    type=click.Choice(["local", "ray", "spark"]),
+    default="local",
+    show_default=True,
+    help="Where to judge: in this process, or in --workers processes of Ray or Spark.",
+)
+@click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes on ray and spark.")
+@click.option("--dry-run", is_flag=True, help="Say what it would do and about what it would cost; call nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def score(
     experiment: str,
@@ -50,6 +63,9 @@ def score(
     max_tokens: int | None,
     cache: bool,
     sinks: tuple[str, ...],
+    engine: str,
+    workers: int,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Judge traces and store the verdicts on them as MLflow assessments.
@@ -62,6 +78,8 @@ def score(
     assay score -e support -j request_resolved -j tone --model openai:/gpt-4.1-mini
     assay score -e support -j repeated_steps --since 7d
     assay score -e support -j policy_adherence --set policy_adherence.policy=@policy.md --max-usd 5
+    assay score -e support -j tone --model openai:/gpt-4.1-mini --dry-run
+    assay score -e support -j tone --engine ray --workers 8
     """
     from mlflow_assay import pipeline
     from mlflow_assay.cli.progress import ScoreProgress
@@ -72,9 +90,14 @@ def score(
     source = MlflowSource(experiment, filter_string, parse_since(since) if since else None, max_traces)
     settings_of_model = model_settings(model, base_url, timeout_s, price)
     built = pipeline.build_judges(judges, model=settings_of_model, paths=paths, texts=read_texts(settings))
-    budget = pipeline.make_budget(built, max_usd, max_tokens, max_calls, lambda text: click.echo(text, err=True))
+    limits = (max_usd, max_tokens, max_calls)
+    budget = pipeline.make_budget(built, *limits, lambda text: click.echo(text, err=True))
+    if dry_run:
+        _print_forecast(pipeline.dry_run(source, built, options=Options(cache=_kept() if cache else None)), as_json)
+        return
     known = VerdictCache() if cache else None
-    options = Options(concurrency=concurrency, cache=known, budget=budget)
+    options = Options(concurrency=concurrency, cache=known, budget=budget if engine == "local" else None)
+    shared = _shared_budget(source.experiment_id, limits) if engine != "local" and budget is not None else None
     displays: list[ScoreProgress] = []
 
     def display(plan: Any) -> ScoreProgress:
@@ -82,7 +105,17 @@ def score(
         return displays[0]
 
     try:
-        report = pipeline.score(source, built, options=options, sinks=_sinks(sinks), progress=display)
+        report = pipeline.score(
+            source,
+            built,
+            options=options,
+            sinks=_sinks(sinks),
+            progress=display,
+            engine=engine,
+            workers=workers,
+            budget=shared,
+            told=_say_partition,
+        )
     finally:
         for shown in displays:
             shown.close()
@@ -92,6 +125,55 @@ def score(
         click.echo(json.dumps(report.to_dict(), indent=2))
     else:
         _print(report)
+
+
+def _shared_budget(experiment_id: str, limits: tuple[float | None, int | None, int | None]) -> Any:
+    """The limits of one command for all its workers, kept where the verdict cache is."""
+    from mlflow_assay.engine.cache import default_url
+    from mlflow_assay.engine.partition import BudgetShare
+
+    return BudgetShare(default_url(), f"score-{experiment_id}-{uuid.uuid4().hex}", *limits)
+
+
+def _say_partition(result: Any) -> None:
+    click.echo(
+        f"Partition {result.number}: {result.stored} verdicts by {result.worker}, {result.wall_s:.1f} s", err=True
+    )
+
+
+def _kept() -> Any:
+    """The verdict cache to look into; None where there is none yet. It is not closed: that would count the looks."""
+    from mlflow_assay.engine.cache import VerdictCache, default_url
+
+    prefix, found, path = default_url().partition("sqlite:///")
+    return None if not prefix and found and not Path(path).exists() else VerdictCache()
+
+
+def _print_forecast(found: Forecast, as_json: bool) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+        return
+    table = Table("judge", *_FORECAST, box=box.SIMPLE_HEAD, padding=(0, 1))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for judge in found.judges:
+        numbers = [judge.owed, judge.already, judge.missing, judge.cached, judge.calls]
+        tokens = [judge.input_tokens, judge.output_tokens]
+        usd = "unknown" if judge.cost_usd is None else f"${judge.cost_usd:.4f}"
+        table.add_row(judge.judge, *(f"{n:,}" for n in numbers), *(_or_unknown(n) for n in tokens), usd)
+    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    for judge in found.judges:
+        click.echo(f"  {judge.judge}: estimated from {judge.sampled} of {judge.owed}: {judge.basis}")
+    total = "unknown" if found.cost_usd is None else f"about ${found.cost_usd:.4f}"
+    click.echo(f"{found.traces} traces; cost {total}. Nothing was called or written.")
+
+
+def _or_unknown(number: int | None) -> str:
+    return "unknown" if number is None else f"{number:,}"
 
 
 def _sinks(named: tuple[str, ...]) -> list[Any]:

@@ -161,6 +161,11 @@ class VerdictCache:
         self._lock = Lock()
 
     @property
+    def url(self) -> str:
+        """The database's URL with its password, for another process to open it; not for printing."""
+        return self._engine.url.render_as_string(hide_password=False)
+
+    @property
     def location(self) -> str:
         """The database's URL, its password hidden."""
         return self._engine.url.render_as_string(hide_password=True)

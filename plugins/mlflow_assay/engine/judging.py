@@ -7,7 +7,7 @@ user configured wrong was refused before (`catalogue.build`).
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 __all__ = [
     "Subject",
     "classify",
+    "conclude",
     "judge",
     "missing",
     "outcome_of",
     "reason_of",
     "source_of",
+    "step",
     "subject_of",
     "unscored",
     "verdict",
@@ -195,6 +197,35 @@ def unscored(bound: BoundJudge, subject: Subject, error: UnscoredError, latency_
     )
 
 
+def step(
+    steps: Generator[tuple[int, ...], Sequence[Feedback], Feedback], said: Sequence[Feedback] | None
+) -> tuple[int, ...] | Feedback | UnscoredError:
+    """One step of a composite's deliberation (`contracts.Composite`): whom to ask next, or what it came to.
+
+    Args:
+        steps: the deliberation.
+        said: the verdicts it asked for; None starts it.
+    """
+    try:
+        return next(steps) if said is None else steps.send(said)
+    except StopIteration as end:
+        found: Feedback = end.value
+        return found
+    except Exception as error:
+        # A composite's rules may be somebody else's code, too.
+        return classify(error)
+
+
+def conclude(bound: BoundJudge, subject: Subject, result: Feedback | UnscoredError, latency_ms: float) -> Feedback:
+    """The verdict of a composite from what its deliberation came to."""
+    if isinstance(result, UnscoredError):
+        return unscored(bound, subject, result, latency_ms)
+    try:
+        return verdict(bound, subject, result, latency_ms)
+    except UnscoredError as error:
+        return unscored(bound, subject, error, latency_ms)
+
+
 def outcome_of(feedback: Feedback) -> Outcome:
     """The outcome a verdict of ours carries."""
     return Outcome((feedback.metadata or {})[semconv.OUTCOME])
@@ -224,6 +255,8 @@ def source_of(bound: BoundJudge) -> Any:
 
     if bound.model is not None:
         return AssessmentSource(source_type=AssessmentSourceType.LLM_JUDGE, source_id=bound.model.uri)
+    if bound.composite is not None and bound.contract.calls_llm:
+        return AssessmentSource(source_type=AssessmentSourceType.LLM_JUDGE, source_id=bound.name)
     return AssessmentSource(source_type=AssessmentSourceType.CODE, source_id=bound.name)
 
 

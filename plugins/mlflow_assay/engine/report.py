@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay import semconv
@@ -23,6 +23,7 @@ class Tally:
         standing: verdicts that were there already and were left alone.
         unscored: counts by reason.
         cost_usd: money paid, None when no price is known for the model; cache hits cost nothing.
+        valued: values of MLflow scorers that declare no pass rule: neither passed nor failed, nor unscored.
         calls: verdicts that were asked of a judge (not from the cache, not refused before the call).
     """
 
@@ -31,6 +32,7 @@ class Tally:
     standing: int = 0
     passed: int = 0
     failed: int = 0
+    valued: int = 0
     unscored: Counter[str] = field(default_factory=Counter)
     unchanged: int = 0
     cost_usd: float | None = None
@@ -49,15 +51,21 @@ class Tally:
     @property
     def judged(self) -> int:
         """All verdicts of this run, unscored ones included."""
-        return self.scored + self.unscored.total()
+        return self.scored + self.valued + self.unscored.total()
 
-    def add(self, feedback: Feedback) -> None:
-        """Count one verdict."""
+    def add(self, feedback: Feedback, *, replaced: bool = False) -> None:
+        """Count one verdict.
+
+        Args:
+            replaced: another verdict stands in its place: only what it cost is counted.
+        """
         from mlflow.tracing.constant import AssessmentMetadataKey as Key
 
         facts = feedback.metadata or {}
-        outcome = Outcome(facts[semconv.OUTCOME])
-        if outcome is Outcome.UNSCORED:
+        outcome = Outcome(facts[semconv.OUTCOME]) if semconv.OUTCOME in facts else None
+        if outcome is None or replaced:
+            self.valued += outcome is None and not replaced
+        elif outcome is Outcome.UNSCORED:
             self.unscored[facts[semconv.UNSCORED_REASON]] += 1
         else:
             self.passed += outcome is Outcome.PASS
@@ -71,6 +79,12 @@ class Tally:
         if facts.get(Key.JUDGE_COST) is not None:
             self.cost_usd = (self.cost_usd or 0.0) + float(facts[Key.JUDGE_COST])
 
+    def __add__(self, other: Tally) -> Tally:
+        """Both shares of one judge's work together."""
+        added = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name in _COUNTED}
+        paid = [t.cost_usd for t in (self, other) if t.cost_usd is not None]
+        return replace(self, **added, cost_usd=sum(paid) if paid else None)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
         return {
@@ -80,6 +94,7 @@ class Tally:
             "scored": self.scored,
             "passed": self.passed,
             "failed": self.failed,
+            "valued": self.valued,
             "unscored": dict(sorted(self.unscored.items())),
             "already": self.standing,
             "unchanged": self.unchanged,
@@ -91,6 +106,9 @@ class Tally:
             "foreign_assessments_of_this_name": self.foreign,
             "traces_without_session": self.no_session,
         }
+
+
+_COUNTED = frozenset(f.name for f in fields(Tally)) - {"judge", "digest", "cost_usd"}
 
 
 @dataclass

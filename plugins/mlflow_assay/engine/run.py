@@ -15,17 +15,18 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mlflow_assay import semconv
-from mlflow_assay.contracts import BoundJudge, Outcome, Sink, Unscored, UnscoredError
+from mlflow_assay.contracts import BoundJudge, Composite, Sink, Unscored, UnscoredError
 from mlflow_assay.engine import judging
-from mlflow_assay.engine.budget import Budget, Spend
+from mlflow_assay.engine.budget import Budget, SharedBudget, Spend
 from mlflow_assay.engine.cache import CachedVerdict, VerdictCache, key
 from mlflow_assay.engine.chat import ChatJudge, HandOverError, prepare
+from mlflow_assay.engine.keeper import Keeper
 from mlflow_assay.engine.limits import AdaptiveLimiter, RetryPolicy
 from mlflow_assay.engine.plan import Due, Plan
 from mlflow_assay.engine.prices import cost, estimate_tokens, price_for
@@ -42,6 +43,8 @@ __all__ = ["Loader", "LocalEngine", "Options", "Progress"]
 _logger = logging.getLogger(__name__)
 _WRITE_BATCH = 500
 _WRITE_WAIT_S = 0.25
+_LOOK_AGAIN_S = 0.5
+_HELD_FOR_S = 120.0  # longer than a call may take with its retries: whoever reserved that is dead
 _GUESSED_TOKENS = 300  # a judge's system prompt, schema and reply, before the first call has told
 
 T = TypeVar("T")
@@ -82,7 +85,7 @@ class Options:
     page: int = 200
     retry: RetryPolicy = field(default_factory=RetryPolicy)
     cache: VerdictCache | None = None
-    budget: Budget | None = None
+    budget: Budget | SharedBudget | None = None
     run_id: str | None = None
 
 
@@ -98,6 +101,13 @@ class _Job:
     key: str | None = None
     known: CachedVerdict | None = None
     lack: str | None = None
+    members: tuple[_Job, ...] = ()  # a composite's judges on the same trace
+
+    def all(self) -> Iterator[_Job]:
+        """This job and its members', however deep."""
+        yield self
+        for member in self.members:
+            yield from member.all()
 
 
 class LocalEngine:
@@ -122,11 +132,12 @@ class LocalEngine:
         self._plan, self._load, self._sink, self._progress = plan, load, sink, progress
         self._options = options or Options()
         self._others = {other.name: other for other in others}
-        self._chats = [prepare(judge) for judge in plan.judges]
+        self._chats = {id(judge): prepare(judge) for one in plan.judges for judge in (one, *one.callees())}
         self._limiters: dict[str, AdaptiveLimiter] = {}
         self._in_flight: dict[str, asyncio.Future[Feedback | None]] = {}
-        self._typical: dict[int, Spend] = {}
+        self._typical: dict[str, Spend] = {}  # by judge digest
         self._settled = asyncio.Event()
+        self._keeper: Keeper | None = None
         self.tallies = [
             Tally(j.name, j.digest, plan.standing[i], foreign=plan.foreign[i], no_session=plan.no_session[i])
             for i, j in enumerate(plan.judges)
@@ -148,6 +159,7 @@ class LocalEngine:
         import aiohttp
 
         workers = max(1, min(self._options.concurrency, max(self._plan.total, 1)))
+        self._keeper = Keeper(self._options.cache) if self._options.cache is not None else None
         jobs: asyncio.Queue[_Job | None] = asyncio.Queue(maxsize=2 * workers)
         done: asyncio.Queue[tuple[_Job, Feedback] | None] = asyncio.Queue(maxsize=2 * _WRITE_BATCH)
         connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
@@ -175,8 +187,9 @@ class LocalEngine:
         ids = dict.fromkeys(i for due in page for i in (due.session or (due.trace_id,)))
         traces = {t.info.trace_id: t for t in self._load(list(ids))}
         jobs = [self._job(due, traces) for due in page]
-        known = self._recall([job.key for job in jobs if job.key])
-        for job in jobs:
+        asked = [part for job in jobs for part in job.all()]
+        known = self._recall([job.key for job in asked if job.key])
+        for job in asked:
             job.known = known.get(job.key or "")
         return jobs
 
@@ -191,16 +204,22 @@ class LocalEngine:
             return {}
 
     def _job(self, due: Due, traces: dict[str, Trace]) -> _Job:
-        bound = self._plan.judges[due.judge]
-        session = tuple(traces[i] for i in due.session)
-        subject = judging.subject_of(bound, traces[due.trace_id], session)
-        job = _Job(due, bound, subject, self._chats[due.judge], lack=judging.missing(bound, subject))
-        if job.lack is None:
+        return self._job_of(self._plan.judges[due.judge], due, traces)
+
+    def _job_of(self, bound: BoundJudge, due: Due, traces: dict[str, Trace]) -> _Job:
+        subject = self._subject(bound, due, traces)
+        job = _Job(due, bound, subject, self._chats.get(id(bound)), lack=judging.missing(bound, subject))
+        if bound.composite is not None:
+            job.members = tuple(self._job_of(member, due, traces) for member in bound.composite.members)
+        elif job.lack is None:
             job.user = job.chat.render(subject) if job.chat else None
             cached = self._options.cache is not None and bound.contract.calls_llm
             if cached:
                 job.key = key(bound.digest, job.user if job.user is not None else _canonical(bound, subject))
         return job
+
+    def _subject(self, bound: BoundJudge, due: Due, traces: dict[str, Trace]) -> judging.Subject:
+        return judging.subject_of(bound, traces[due.trace_id], tuple(traces[i] for i in due.session))
 
     # --- judging ----------------------------------------------------------------------------------------
 
@@ -212,11 +231,17 @@ class LocalEngine:
         pool: ThreadPoolExecutor,
     ) -> None:
         while (job := await jobs.get()) is not None:
-            await done.put((job, await self._verdict(job, http, pool)))
+            for feedback in await self._verdicts(job, http, pool):
+                await done.put((job, feedback))
+
+    async def _verdicts(self, job: _Job, http: aiohttp.ClientSession, pool: ThreadPoolExecutor) -> list[Feedback]:
+        return [await self._verdict(job, http, pool)]
 
     async def _verdict(self, job: _Job, http: aiohttp.ClientSession, pool: ThreadPoolExecutor) -> Feedback:
         if job.lack is not None:
             return judging.unscored(job.bound, job.subject, UnscoredError(Unscored.MISSING_FIELD, job.lack))
+        if job.bound.composite is not None:
+            return await self._composed(job, job.bound.composite, http, pool)
         if job.key is None:
             return await self._paid(job, http, pool)
         if job.known is not None:
@@ -230,12 +255,24 @@ class LocalEngine:
         result = None
         try:
             result = await self._paid(job, http, pool)
+            await self._remember(job, result)
             return result
         finally:
             self._in_flight.pop(job.key, None)
-            scored = result is not None and judging.outcome_of(result) is not Outcome.UNSCORED
+            scored = result is not None and judging.reason_of(result) is None
             if not future.done():
                 future.set_result(result if scored else None)
+
+    async def _composed(
+        self, job: _Job, composite: Composite, http: aiohttp.ClientSession, pool: ThreadPoolExecutor
+    ) -> Feedback:
+        """Ask a composite's members as it says, each by this engine's own way, and take its verdict."""
+        started, steps = time.perf_counter(), composite.decide()
+        wanted = judging.step(steps, None)
+        while isinstance(wanted, tuple):
+            asked = (self._verdict(job.members[member], http, pool) for member in wanted)
+            wanted = judging.step(steps, await asyncio.gather(*asked))
+        return judging.conclude(job.bound, job.subject, wanted, (time.perf_counter() - started) * 1000)
 
     async def _paid(self, job: _Job, http: aiohttp.ClientSession, pool: ThreadPoolExecutor) -> Feedback:
         """Judge within the budget."""
@@ -243,28 +280,39 @@ class LocalEngine:
         if budget is None:
             return await self._call(job, http, pool)
         estimate = self._estimate(job)
-        while not budget.reserve(estimate):
-            if budget.exhausted is not None:
-                self.stopped = budget.exhausted
-                return judging.unscored(job.bound, job.subject, UnscoredError(Unscored.BUDGET, self.stopped))
-            # What is in flight has reserved the rest; it may cost less than that.
-            self._settled.clear()
-            await self._settled.wait()
+        if (refusal := await self._reserve(budget, estimate)) is not None:
+            self.stopped = refusal
+            return judging.unscored(job.bound, job.subject, UnscoredError(Unscored.BUDGET, refusal))
         actual = estimate
         try:
             feedback = await self._call(job, http, pool)
             actual = _spent(feedback)
-            self._typical[job.due.judge] = actual
+            self._typical[job.bound.digest] = actual
             return feedback
         finally:
             budget.settle(estimate, actual)
             self._settled.set()
 
+    async def _reserve(self, budget: Budget | SharedBudget, estimate: Spend) -> str | None:
+        """Reserve, waiting for what calls in flight have reserved and may not need; why not, when it cannot be."""
+        spent, deadline = None, 0.0
+        while not budget.reserve(estimate):
+            if budget.exhausted is not None:
+                return budget.exhausted
+            if budget.spent != spent:
+                spent, deadline = budget.spent, time.monotonic() + _HELD_FOR_S
+            if time.monotonic() > deadline:
+                return "the rest of the budget is reserved for calls that did not end"
+            self._settled.clear()
+            with contextlib.suppress(TimeoutError, asyncio.TimeoutError):  # other processes settle unheard
+                await asyncio.wait_for(self._settled.wait(), _LOOK_AGAIN_S)
+        return None
+
     def _estimate(self, job: _Job) -> Spend:
         """What a call will cost at most, by the judge's last call and the length of this prompt."""
         prompt = job.user if job.user is not None else _canonical(job.bound, job.subject)
         given = estimate_tokens(prompt) + estimate_tokens(job.chat.system if job.chat else "") + _GUESSED_TOKENS
-        last = self._typical.get(job.due.judge)
+        last = self._typical.get(job.bound.digest)
         made = max(_GUESSED_TOKENS, last.output_tokens if last else 0)
         price = price_for(job.bound.model)
         return Spend(1, given, made, cost(price, given, made) if price else 0.0)
@@ -313,7 +361,6 @@ class LocalEngine:
                 await asyncio.to_thread(self._store, batch)
 
     def _store(self, batch: list[tuple[_Job, Feedback]]) -> None:
-        self._remember(batch)
         fresh = []
         for job, feedback in batch:
             tally = self.tallies[job.due.judge]
@@ -331,15 +378,10 @@ class LocalEngine:
             if self._progress is not None:
                 self._progress.advance(feedback)
 
-    def _remember(self, batch: list[tuple[_Job, Feedback]]) -> None:
-        """Put paid verdicts into the cache before anything else can go wrong."""
-        if self._options.cache is None:
-            return
-        paid = {job.key: _keep(job, f) for job, f in batch if job.key and _worth_keeping(job, f)}
-        try:
-            self._options.cache.put_many({key: value for key, value in paid.items() if key})
-        except StoreError as error:
-            _logger.warning("The verdict cache could not be written: %s", error)
+    async def _remember(self, job: _Job, feedback: Feedback) -> None:
+        """Put a paid verdict into the cache before anything else can go wrong."""
+        if self._keeper is not None and job.key is not None and _worth_keeping(job, feedback):
+            await self._keeper.keep(job.key, _keep(job, feedback))
 
     def _stamp(self, job: _Job, feedback: Feedback) -> Feedback:
         from mlflow.tracing.constant import AssessmentMetadataKey

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from mlflow_assay.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment, Trace, TraceInfo
+    from mlflow.entities import Assessment, Experiment, Trace, TraceInfo
 
-__all__ = ["MlflowSource", "assessment_ids", "find_experiment", "load_ids", "parse_since", "reach"]
+__all__ = ["MlflowSource", "assessment_ids", "assessments_on", "find_experiment", "load_ids", "parse_since", "reach"]
 
 _PAGE = 200
 _DURATION = re.compile(r"(\d+)\s*(m|h|d|w)")
@@ -216,13 +216,19 @@ def load_ids(trace_ids: Sequence[str]) -> list[Trace]:
     return [loaded[i] for i in trace_ids]
 
 
-def assessment_ids(trace_ids: Iterable[str]) -> set[str]:
-    """The ids of all assessments on these traces, read back from the store."""
-    wanted, found = list(trace_ids), set()
+def assessments_on(trace_ids: Iterable[str]) -> dict[str, Assessment]:
+    """All assessments on these traces by their ids, read back from the store."""
+    wanted = list(trace_ids)
+    found: dict[str, Assessment] = {}
     for start in range(0, len(wanted), _PAGE):
         for info in _infos(wanted[start : start + _PAGE]):
-            found |= {str(a.assessment_id) for a in info.assessments or []}
+            found |= {str(a.assessment_id): a for a in info.assessments or []}
     return found
+
+
+def assessment_ids(trace_ids: Iterable[str]) -> set[str]:
+    """The ids of all assessments on these traces, read back from the store."""
+    return set(assessments_on(trace_ids))
 
 
 def _infos(trace_ids: Sequence[str]) -> list[TraceInfo]:
