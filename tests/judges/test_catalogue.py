@@ -173,9 +173,8 @@ def test_texts_change_the_digest(catalogue):
 def test_a_librarys_parameters_change_the_digest(write, tmp_path):
     def digest(seconds: int) -> str:
         value = "{type: categorical, options: [within, exceeded], good: [within]}"
-        write(
-            f'name: quick\npurpose: "Is it quick enough?"\nvalue: {value}\nuses: latency_limit\nwith: {{seconds: {seconds}}}\n'
-        )
+        uses = f"uses: latency_limit\nwith: {{seconds: {seconds}}}\n"
+        write(f'name: quick\npurpose: "Is it quick enough?"\nvalue: {value}\n{uses}')
         return Catalogue([tmp_path]).build("quick").digest
 
     assert digest(1) != digest(2) and digest(1) == digest(1)

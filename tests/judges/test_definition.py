@@ -78,7 +78,7 @@ def test_a_good_definition_loads_with_its_cases_and_required_fields():
         ("value:", "fields: {inputs: {q: first_message}}\nvalue:", 3, "There is no trace field 'first_message'"),
         ("value:", "fields: {inputs: {q: 'span:router'}}\nvalue:", 3, "does not say what to read of the span"),
         ("value:", "model: gpt-4.1\nvalue:", 3, "found 'gpt-4.1'"),
-        ("value:", "uses: mlflow/Safety\nvalue:", 3, "exactly one of `instructions` and `uses`"),
+        ("value:", "uses: mlflow/Safety\nvalue:", 3, "exactly one of `instructions`"),
         ("value:", "with: {x: 1}\nvalue:", 3, "`with` holds parameters of `uses`"),
         (
             "value:",

@@ -176,6 +176,7 @@ class MlflowJudges:
 
     def build(self, name: str, params: Mapping[str, Any], model: ModelSettings | None) -> Scorer:
         """MLflow's scorer of that class behind one verdict; see `contracts.JudgeLibrary.build`."""
+        import mlflow
         from mlflow.exceptions import MlflowException
         from mlflow.genai import scorers
 
@@ -184,7 +185,9 @@ class MlflowJudges:
         if name not in BUILTINS:
             near = difflib.get_close_matches(name, BUILTINS, n=3)
             raise ConfigError(f"MLflow has no built-in judge {name!r}.", valid=near or BUILTINS)
-        scorer_class = getattr(scorers, name)
+        scorer_class = getattr(scorers, name, None)
+        if scorer_class is None:
+            raise ConfigError(f"The installed MLflow {mlflow.__version__} has no built-in judge {name!r}.")
         valid = set(scorer_class.model_fields) - _NOT_PARAMETERS
         if stray := sorted(set(params) - valid):
             raise ConfigError(f"MLflow's judge {name!r} has no parameter {stray[0]!r}.", valid=sorted(valid))

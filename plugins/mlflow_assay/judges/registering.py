@@ -58,8 +58,11 @@ class Registration:
 def why_not(entry: JudgeEntry) -> str | None:
     """Why MLflow cannot register this judge; None when it can."""
     definition = entry.definition
+    runs_only = "MLflow's server runs only instruction judges and its own built-in ones"
     if entry.library not in (None, "mlflow"):
-        return "it is code, and MLflow's server runs only instruction judges and its own built-in ones"
+        return f"it is code, and {runs_only}"
+    if definition is not None and entry.library is None and definition.instructions is None:
+        return f"it is made of other judges, and {runs_only}"
     if definition is not None and definition.fields:
         mapped = ", ".join(sorted({f for side in definition.fields.values() for f in side.values()}))
         return f"it reads mapped trace fields ({mapped}), which MLflow's server does not know"
