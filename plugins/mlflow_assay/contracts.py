@@ -10,7 +10,7 @@ Heavy imports stay out of this module: importing it does not import MLflow.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -26,6 +26,7 @@ __all__ = [
     "BooleanValue",
     "BoundJudge",
     "CategoricalValue",
+    "Composite",
     "JudgeContract",
     "JudgeLibrary",
     "Label",
@@ -305,6 +306,31 @@ class JudgeLibrary(Protocol):
         ...
 
 
+@runtime_checkable
+class Composite(Protocol):
+    """A judge made of judges: it says whom to ask and what their verdicts come to, and calls nobody itself.
+
+    So the engine asks the members its own way (each with its cache entry, budget, rate limit and check of
+    needed fields), and the same rules serve a scorer that asks them one after the other.
+    """
+
+    @property
+    def members(self) -> tuple[BoundJudge, ...]:
+        """The judges it may ask."""
+        ...
+
+    def decide(self) -> Generator[tuple[int, ...], Sequence[Feedback], Feedback]:
+        """One deliberation: yields positions of members to ask, is sent their verdicts in that order.
+
+        Returns:
+            The verdict, with what the members' calls cost in its metadata. Members' verdicts may be unscored.
+
+        Raises:
+            UnscoredError: there is no verdict; its metadata holds what the members' calls cost.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class BoundJudge:
     """A judge ready to run: its contract, the MLflow scorer that runs it, and what its verdicts depend on.
@@ -317,6 +343,7 @@ class BoundJudge:
         model: the judge model, or None for judges that call none.
         fields: trace fields mapped onto `inputs` and `outputs` (see `judges.fields`); empty means the root
             span's own inputs and outputs.
+        composite: for a judge made of other judges, its rules; None for all others.
     """
 
     contract: JudgeContract
@@ -324,6 +351,13 @@ class BoundJudge:
     digest: str
     model: ModelSettings | None = None
     fields: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    composite: Composite | None = None
+
+    def callees(self) -> tuple[BoundJudge, ...]:
+        """The judges that are really called: this one, or all those a composite may ask, however deep."""
+        if self.composite is None:
+            return (self,)
+        return tuple(callee for member in self.composite.members for callee in member.callees())
 
     @property
     def name(self) -> str:

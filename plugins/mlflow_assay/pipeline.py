@@ -398,14 +398,14 @@ def calibrate(
     if spec is None or spec.calibration is None or entry.path is None:
         raise ConfigError(f"There is nothing to calibrate about {name!r}.", valid="cascades; panels with vote: learned")
     members, scope = catalogue.members(name, model, texts), entry.contract.scope
-    units = {(row.unit if scope == "session" else row.trace_id): row for row in read_rows(source, [])}
-    found = labels_of(JudgeVerdicts(name, scope, {}, 0), list(units.values()), [label], entry.contract)
+    rows = [(row.unit if scope == "session" else row.trace_id, row) for row in read_rows(source, [])]
+    found = labels_of(JudgeVerdicts(name, scope, {}, 0), [row for _, row in rows], [label], entry.contract)
+    units = dict(rows)
     labelled = {
         unit: calibrating.LabelledUnit(passed, units[unit].unit, units[unit].label_probability)
         for unit, passed in found.agreed.items()
     }
-    marks = [(unit, mark) for unit, row in units.items() for mark in row.marks]
-    said = calibrating.collect(marks, [callee for member in members for callee in (member, *member.callees())])
+    said = calibrating.collect([(unit, mark) for unit, row in rows for mark in row.marks], members)
     result = calibrating.calibrate(name, spec, members, said, labelled, agreement=agreement, delta=delta)
     calibrating.refuse(name, result)
     path = entry.path.parent / spec.calibration

@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "test": ("mlflow_assay.cli.judges_check", "test", "Run the cases beside each definition."),
     "register": ("mlflow_assay.cli.judges_register", "register", "Register judges with an MLflow experiment."),
     "schema": ("mlflow_assay.cli.judges_check", "schema", "The JSON Schema of a definition, for editors."),
+    "calibrate": ("mlflow_assay.cli.judges_calibrate", "calibrate", "What labels allow a cascade, or teach a panel."),
     "train": ("mlflow_assay.cli.judges_train", "train", "Train a local judge on labelled traces."),
 }
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_assay import registry
-from mlflow_assay.contracts import BoundJudge, JudgeContract, JudgeLibrary, ModelSettings
+from mlflow_assay.contracts import BoundJudge, Composite, JudgeContract, JudgeLibrary, ModelSettings
 from mlflow_assay.errors import ConfigError, DefinitionError, PluginError
 from mlflow_assay.judges import definition as definitions
 from mlflow_assay.judges.definition import JudgeDefinition
@@ -132,20 +132,89 @@ class Catalogue:
         """
         entry = self._from_definition(definitions.load(path), path, str(path.parent))
         assert entry.definition is not None  # noqa: S101 - it was made from one
-        texts = {name: v.example or v.default or "" for name, v in entry.definition.variables.items()}
+        texts = _any_texts(entry.definition)
         model = ModelSettings(entry.definition.model or "openai:/unasked")
         try:
-            self._build(entry, model, texts)
+            if entry.definition.composite is not None:
+                self._members(entry, model, None)
+            else:
+                self._build(entry, model, texts)
         except ConfigError as error:
             raise DefinitionError(
-                f"{path}:{definitions.line_of(path, 'with', 'uses', 'instructions')}: {error}"
+                f"{path}:{definitions.line_of(path, 'with', 'uses', 'instructions', 'panel', 'cascade')}: {error}"
             ) from error
         return entry
 
-    def _build(self, entry: JudgeEntry, model: ModelSettings | None, texts: Mapping[str, str]) -> BoundJudge:
+    def members(
+        self, name: str, model: ModelSettings | None = None, texts: Mapping[str, str] | None = None
+    ) -> tuple[BoundJudge, ...]:
+        """The judges a panel or cascade asks, ready to run; empty for any other judge. Needs no calibration.
+
+        Raises:
+            ConfigError: as `build`.
+        """
+        entry = self.get(name)
+        composite = entry.definition is not None and entry.definition.composite is not None
+        return self._members(entry, model, texts or {}) if composite else ()
+
+    def _build(
+        self,
+        entry: JudgeEntry,
+        model: ModelSettings | None,
+        texts: Mapping[str, str],
+        within: tuple[str, ...] = (),
+    ) -> BoundJudge:
+        if entry.definition is not None and entry.definition.composite is not None:
+            return _bind_composite(entry, self._members(entry, model, texts, within))
         if entry.definition is not None and entry.definition.instructions is not None:
             return _bind_instructions(entry, entry.definition, model, texts)
         return self._bind_library(entry, model, texts)
+
+    def _members(
+        self,
+        entry: JudgeEntry,
+        model: ModelSettings | None,
+        texts: Mapping[str, str] | None,
+        within: tuple[str, ...] = (),
+    ) -> tuple[BoundJudge, ...]:
+        """A composite's judges, built.
+
+        Args:
+            entry: a panel or cascade.
+            model: the run's model, for members that name none.
+            texts: values for the variables of its members; None gives each its example.
+            within: the composites it is being built for.
+        """
+        from mlflow_assay.judges.composite import check_members
+
+        assert entry.definition is not None and entry.definition.composite is not None  # noqa: S101 - by the caller
+        found = [self.get(ref.judge) for ref in entry.definition.composite.members]
+        if circle := next((m.name for m in found if m.name in (*within, entry.name)), None):
+            raise ConfigError(
+                f"The judge {circle!r} is made of itself.", found=" → ".join([*within, entry.name, circle])
+            )
+        known = {name for m in found for name in self._variables(m)}
+        if stray := sorted(set(texts or {}) - known):
+            raise ConfigError(
+                f"No member of the judge {entry.name!r} has a variable {stray[0]!r}.", valid=sorted(known)
+            )
+        members = []
+        for ref, member in zip(entry.definition.composite.members, found, strict=True):
+            chosen = _same_endpoint(ref.model, model)
+            if texts is None:
+                own = _any_texts(member.definition) if member.definition else {}
+            else:
+                own = {k: v for k, v in texts.items() if k in self._variables(member)}
+            members.append(self._build(member, chosen, own, (*within, entry.name)))
+        check_members(entry.contract, entry.definition, members)
+        return tuple(members)
+
+    def _variables(self, entry: JudgeEntry) -> set[str]:
+        """The variables of a judge, or of a composite's members."""
+        if entry.definition is None:
+            return set()
+        refs = entry.definition.composite.members if entry.definition.composite else ()
+        return set(entry.definition.variables).union(*(self._variables(self.get(ref.judge)) for ref in refs))
 
     def _packs(self) -> Iterator[JudgeEntry]:
         for pack in registry.available("judge_packs"):
@@ -257,6 +326,48 @@ def _choose_model(definition: JudgeDefinition | None, model: ModelSettings | Non
 
         model = ModelSettings((definition.model if definition else None) or get_default_model())
     return replace(model, params={**defaults, **model.params})
+
+
+def _any_texts(definition: JudgeDefinition) -> dict[str, str]:
+    """Some text for each variable, to build a judge that will not be asked."""
+    return {name: v.example or v.default or "" for name, v in definition.variables.items()}
+
+
+def _same_endpoint(uri: str | None, model: ModelSettings | None) -> ModelSettings | None:
+    """The run's model settings for another model: its endpoint where the provider is the same."""
+    if uri is None or model is None:
+        return ModelSettings(uri) if uri else model
+    if uri.partition(":/")[0] != model.uri.partition(":/")[0]:
+        return ModelSettings(uri, params=model.params, timeout_s=model.timeout_s)
+    return model if uri == model.uri else replace(model, uri=uri, usd_per_million=None)
+
+
+def _bind_composite(entry: JudgeEntry, members: tuple[BoundJudge, ...]) -> BoundJudge:
+    """A panel or cascade over its built members.
+
+    Raises:
+        NotTrustedError: it needs a calibration and has none that fits.
+    """
+    from mlflow_assay.judges.cascade import make_cascade
+    from mlflow_assay.judges.composite import CompositeScorer, common_needs
+    from mlflow_assay.judges.panel import make_panel
+
+    definition, name = entry.definition, entry.contract.name
+    assert definition is not None  # noqa: S101 - composites come from definitions only
+    folder = entry.path.parent if entry.path else Path()
+    composite: Composite
+    if definition.panel is not None:
+        composite, facts = make_panel(name, entry.contract.value, definition.panel, members, folder)
+    else:
+        assert definition.cascade is not None  # noqa: S101 - by the caller
+        composite, facts = make_cascade(name, entry.contract.value, definition.cascade, members, folder)
+    contract = replace(
+        entry.contract,
+        needs=tuple(dict.fromkeys([*common_needs(members), *entry.contract.needs])),
+        calls_llm=any(member.contract.calls_llm for member in members),
+    )
+    scorer = CompositeScorer(name, contract.purpose, composite, contract.scope == "session")
+    return BoundJudge(contract, scorer, _digest(contract, None, {}, facts), composite=composite)
 
 
 def _bind_instructions(

@@ -1,8 +1,8 @@
 """Judge definitions: one YAML file is one judge. Data only: loading executes no code.
 
-A definition says either `instructions` (it becomes an MLflow `make_judge` judge) or `uses` (a judge of an
-installed library, with parameters). Everything is checked strictly, and an error names file, line, what was
-found and what is valid.
+A definition says one of `instructions` (it becomes an MLflow `make_judge` judge), `uses` (a judge of an installed
+library, with parameters), `panel` and `cascade` (other judges, asked together or one after the other). Everything is
+checked strictly, and an error names file, line, what was found and what is valid.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from mlflow_assay.contracts import (
 )
 from mlflow_assay.errors import ConfigError, DefinitionError
 from mlflow_assay.judges import fields as trace_fields
+from mlflow_assay.judges.composite_spec import CascadeSpec, MemberSpec, PanelSpec
 
 __all__ = ["Case", "CaseSpan", "CaseTurn", "JudgeDefinition", "line_of", "load", "load_folder", "loads", "schema"]
 
@@ -152,6 +153,8 @@ class JudgeDefinition(_Strict):
     )
     uses: str | None = Field(None, description="A judge of an installed library: `library/Name`.")
     with_: dict[str, Any] = Field(default_factory=dict, alias="with", description="Parameters of `uses`.")
+    panel: PanelSpec | None = Field(None, description="Judges that vote.")
+    cascade: CascadeSpec | None = Field(None, description="Judges asked one after the other, cheap ones first.")
     needs: list[str] = Field(default_factory=list, description="Fields without which a trace is unscored.")
     fields: dict[Literal["inputs", "outputs"], dict[str, str]] = Field(
         default_factory=dict, description="Trace fields mapped onto {{ inputs }} and {{ outputs }}."
@@ -186,14 +189,22 @@ class JudgeDefinition(_Strict):
 
     @model_validator(mode="after")
     def _one_kind(self) -> JudgeDefinition:
-        if (self.instructions is None) == (self.uses is None):
-            raise ValueError("give exactly one of `instructions` and `uses`")
+        kinds = ("instructions", "uses", "panel", "cascade")
+        if sum(getattr(self, kind) is not None for kind in kinds) != 1:
+            raise ValueError("give exactly one of `instructions`, `uses`, `panel` and `cascade`")
+        if self.composite is not None:
+            self._check_composite(self.composite.kind)
         if self.with_ and self.uses is None:
             raise ValueError("`with` holds parameters of `uses`; there is no `uses` here")
         if self.instructions is not None:
             self._check_template(self.instructions)
         self._check_cases()
         return self
+
+    def _check_composite(self, kind: str) -> None:
+        for key in ("fields", "variables", "model", "parameters"):
+            if getattr(self, key):
+                raise ValueError(f"`{key}` is for the members of a {kind} to say, each in its own definition")
 
     def _check_template(self, text: str) -> None:
         used = set(_VARIABLE.findall(text))
@@ -229,6 +240,11 @@ class JudgeDefinition(_Strict):
                 raise ValueError(f"case {case.name!r}: expect is off the menu: {error}") from error
             if spec.passes(value) != (case.kind == "good"):  # type: ignore[arg-type]
                 raise ValueError(f"case {case.name!r} is {case.kind}, but by the pass rule {case.expect!r} is not")
+
+    @property
+    def composite(self) -> PanelSpec | CascadeSpec | None:
+        """What it says of other judges it is made of; None for a judge that is not."""
+        return self.panel or self.cascade
 
     @property
     def template_variables(self) -> tuple[str, ...]:
@@ -283,8 +299,8 @@ class JudgeDefinition(_Strict):
             version=self.version,
             scope=self.scope,
             needs=self.required_fields(),
-            kind=library or "instructions",
-            calls_llm=self.instructions is not None,
+            kind=self.composite.kind if self.composite else library or "instructions",
+            calls_llm=self.uses is None,
             origin=origin,
             notes=self.notes,
         )
@@ -439,6 +455,9 @@ def _valid_keys(path: list[Any]) -> list[str]:
         "spans": CaseSpan,
         "turns": CaseTurn,
         "variables": _Variable,
+        "panel": PanelSpec,
+        "cascade": CascadeSpec,
+        "tiers": MemberSpec,
     }
     if path and path[0] == "value":
         return sorted({k for m in (_Boolean, _Categorical, _Numeric) for k in m.model_fields})

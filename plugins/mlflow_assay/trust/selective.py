@@ -168,7 +168,8 @@ def calibrate_cascade(
     behind = binary(last, "last") if last is not None else None
     n = same_length(**{f"tier {t}": c for t, c in enumerate([*sure, *right])}, last=behind, groups=groups)
     _check(sure, right, agreement, delta)
-    labelled = ~np.isnan(np.stack([*right, *([] if behind is None else [behind])])).all(axis=0)
+    known = [~np.isnan(values) for values in (*right, *([] if behind is None else [behind]))]
+    labelled: Bools = np.logical_or.reduce(known)
     used = _one_a_group(labelled, groups, n, seed)
     gates, open_rows, outcomes = [], used.copy(), 1
     for confidence, agreed in zip(sure, right, strict=True):
