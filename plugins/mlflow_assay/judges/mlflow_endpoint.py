@@ -78,7 +78,7 @@ def route(model: ModelSettings | None) -> Iterator[None]:
 
     Entering it again inside, for the same base URL, is fine.
     """
-    if model is None or model.base_url is None:
+    if model is None or model.base_url is None or not model.uri.startswith("openai:/"):
         yield
         return
     _switch.take(model.base_url.rstrip("/").removesuffix(_SUFFIX))
