@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from mlflow_assay.report.data import ReportData, ReportRequest
     from mlflow_assay.sources.mlflow_store import MlflowSource
 
-__all__ = ["ENGINES", "JudgeList", "build_judges", "calibrate", "dry_run", "make_budget", "report", "run_partition", "score"]
+__all__ = [
+    "ENGINES",
+    "JudgeList",
+    "build_judges",
+    "calibrate",
+    "dry_run",
+    "make_budget",
+    "report",
+    "run_partition",
+    "score",
+]
 
 ENGINES = ("local", "ray", "spark")
 
@@ -68,7 +78,7 @@ def build_judges(
     if stray := sorted(set(texts) - set(names)):
         raise ConfigError(f"A text is set for the judge {stray[0]!r}, which is not asked for.", valid=names)
     judges = [catalogue.build(name, model, texts.get(name)) for name in names]
-    for judge in (callee for judge in judges for callee in judge.callees()):
+    for judge in [callee for panel in judges for callee in panel.callees()]:
         if judge.model is not None and judge.contract.calls_llm:
             check_credentials(judge.model)
     return JudgeList(judges, JudgeRecipe(tuple(names), model, tuple(_read_folders(paths)), texts))
@@ -104,7 +114,7 @@ def make_budget(
 
     if max_usd is None and max_tokens is None and max_calls is None:
         return None
-    for judge in (callee for judge in judges for callee in judge.callees()):
+    for judge in [callee for panel in judges for callee in panel.callees()]:
         if max_usd is not None and judge.contract.calls_llm and price_for(judge.model) is None:
             raise ConfigError(
                 f"A limit in money needs the price of {judge.model.uri if judge.model else judge.name!r}, "
@@ -423,10 +433,9 @@ def _check_complete(stored: Sequence[tuple[str, str]]) -> None:
     Raises:
         IncompleteError: with the list of what is missing.
     """
-    from mlflow_assay.sources.mlflow_store import assessment_ids
+    from mlflow_assay.sources.mlflow_store import missing_assessments
 
-    present = assessment_ids(dict.fromkeys(trace_id for trace_id, _ in stored))
-    missing = [f"{trace} ({wanted})" for trace, wanted in stored if wanted not in present]
+    missing = [f"{trace} ({wanted})" for trace, wanted in missing_assessments(stored)]
     if missing:
         shown = ", ".join(missing[:20]) + (" …" if len(missing) > 20 else "")
         raise IncompleteError(

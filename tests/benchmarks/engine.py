@@ -65,9 +65,9 @@ def engine(args: argparse.Namespace) -> dict[str, Any]:
 
     judges = _judges(args.folder, args.judges, args.url)
     if args.contender == "engine, public API":
-        from mlflow_assay.sinks import mlflow_assessments
+        from mlflow_assay import sqlstore
 
-        mlflow_assessments._FAST_VERSIONS = ((0, 0),)
+        sqlstore.VERSIONS = ((0, 0),)
     cache = VerdictCache(f"sqlite:///{args.folder}/cache.db") if "cache" in args.contender else None
     began, cpu = time.perf_counter(), time.process_time()
     source = MlflowSource(EXPERIMENT, max_traces=args.traces)

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
@@ -164,7 +165,7 @@ class LocalEngine:
         done: asyncio.Queue[tuple[_Job, Feedback] | None] = asyncio.Queue(maxsize=2 * _WRITE_BATCH)
         connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
         with ThreadPoolExecutor(self._options.threads, "assay-judge") as pool:
-            async with aiohttp.ClientSession(connector=connector, trust_env=True) as http:
+            async with aiohttp.ClientSession(connector=connector, trust_env=_behind_proxy()) as http:
                 writer = asyncio.create_task(self._write(done))
                 team = [asyncio.create_task(self._work(jobs, done, http, pool)) for _ in range(workers)]
                 reader = asyncio.create_task(self._read(jobs, len(team)))
@@ -406,6 +407,11 @@ class LocalEngine:
 
 
 # --- helpers -----------------------------------------------------------------------------------------------
+
+
+def _behind_proxy() -> bool:
+    """Whether the environment names a proxy; only then does aiohttp look one (and a netrc file) up, for every call."""
+    return any(os.environ.get(name) for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "NETRC"))
 
 
 def _canonical(bound: BoundJudge, subject: judging.Subject) -> str:

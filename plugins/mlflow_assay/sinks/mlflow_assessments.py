@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mlflow_assay import sqlstore
 from mlflow_assay.errors import SinkError
 
 if TYPE_CHECKING:
@@ -23,8 +24,6 @@ __all__ = ["MlflowSink", "assessment_id"]
 
 _logger = logging.getLogger(__name__)
 _WRITERS = 8
-# The ORM classes behind the fast path are not public; these are the versions its contract test has run on.
-_FAST_VERSIONS = ((3, 17), (3, 18))
 _LOCKED_WAIT_S = (0.2, 0.5, 1, 2, 4, 8)
 
 
@@ -49,11 +48,11 @@ class MlflowSink:
     name: ClassVar[str] = "mlflow"
 
     def __init__(self, fast: bool | None = None) -> None:
-        self._store = None if fast is False else _sql_store()
+        self._store = None if fast is False else sqlstore.open_store()
         if fast and self._store is None:
             raise SinkError(
                 "The sink 'mlflow' cannot write in one transaction here.",
-                valid=f"a database tracking URI and MLflow {_FAST_VERSIONS[0]} to {_FAST_VERSIONS[-1]}",
+                valid=f"a database tracking URI and MLflow {sqlstore.VERSIONS[0]} to {sqlstore.VERSIONS[-1]}",
             )
 
     @property
@@ -70,8 +69,8 @@ class MlflowSink:
         batch = list(feedback)
         if self._store is not None and batch:
             try:
-                _with_patience(lambda: _bulk(self._store, batch))
-                return len(batch)
+                if not _with_patience(lambda: sqlstore.add_assessments(self._store, batch)):
+                    return len(batch)
             except Exception as error:
                 # Whatever keeps a private path from working, the public one still may.
                 _logger.info("The one-transaction write failed (%s); writing one by one.", error)
@@ -120,49 +119,3 @@ def _with_patience(write: Any) -> Any:
                 raise
             time.sleep(wait)
     return write()
-
-
-def _sql_store() -> Any:
-    """MLflow's SQL store behind a database tracking URI, where the fast path is known to hold; else None."""
-    import mlflow
-    from mlflow.tracking._tracking_service.utils import _get_store
-
-    version = tuple(int(part) for part in mlflow.__version__.split(".")[:2])
-    if version not in _FAST_VERSIONS or mlflow.get_tracking_uri().startswith(("http", "databricks", "file")):
-        return None
-    try:
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-        from mlflow.store.tracking.utils.sql_trace_rollups import rollups_enabled
-    except ImportError:
-        return None
-    store = _get_store()
-    return store if isinstance(store, SqlAlchemyStore) and not rollups_enabled() else None
-
-
-def _bulk(store: Any, batch: Sequence[Feedback]) -> None:
-    """All verdicts in one transaction, as `create_assessment` would store each of them."""
-    from mlflow.store.tracking.dbmodels.models import SqlAssessments, SqlTraceInfo
-
-    with store.ManagedSessionMaker(read_only=False) as session:
-        trace_ids = sorted({str(f.trace_id) for f in batch})
-        columns = (SqlTraceInfo.request_id, SqlTraceInfo.experiment_id, SqlTraceInfo.timestamp_ms)
-        found = session.query(*columns).filter(SqlTraceInfo.request_id.in_(trace_ids)).all()
-        traces = {row.request_id: row for row in found}
-        if len(traces) < len(trace_ids):
-            raise SinkError(f"{len(trace_ids) - len(traces)} traces are not in the store any more")
-        ids = [f.assessment_id for f in batch if f.assessment_id]
-        known = session.query(SqlAssessments.assessment_id).filter(SqlAssessments.assessment_id.in_(ids)).all()
-        stored = {row.assessment_id for row in known}
-        rows = []
-        for feedback in batch:
-            if feedback.assessment_id in stored:
-                continue
-            row = SqlAssessments.from_mlflow_entity(feedback)
-            row.experiment_id = traces[str(feedback.trace_id)].experiment_id
-            row.trace_timestamp_ms = traces[str(feedback.trace_id)].timestamp_ms
-            rows.append(row)
-        overridden = [row.overrides for row in rows if row.overrides]
-        if overridden:
-            old = session.query(SqlAssessments).filter(SqlAssessments.assessment_id.in_(overridden))
-            old.update({"valid": False}, synchronize_session=False)
-        session.add_all(rows)

@@ -14,12 +14,21 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
+from mlflow_assay import sqlstore
 from mlflow_assay.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from mlflow.entities import Assessment, Experiment, Trace, TraceInfo
 
-__all__ = ["MlflowSource", "assessment_ids", "assessments_on", "find_experiment", "load_ids", "parse_since", "reach"]
+__all__ = [
+    "MlflowSource",
+    "assessments_on",
+    "find_experiment",
+    "load_ids",
+    "missing_assessments",
+    "parse_since",
+    "reach",
+]
 
 _PAGE = 200
 _DURATION = re.compile(r"(\d+)\s*(m|h|d|w)")
@@ -226,15 +235,21 @@ def assessments_on(trace_ids: Iterable[str]) -> dict[str, Assessment]:
     return found
 
 
-def assessment_ids(trace_ids: Iterable[str]) -> set[str]:
-    """The ids of all assessments on these traces, read back from the store."""
-    return set(assessments_on(trace_ids))
+def missing_assessments(written: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Those (trace id, assessment id) pairs that are not in the store, read back from it."""
+    if (sql := sqlstore.open_store()) is not None:
+        present = sqlstore.assessment_ids(sql, [wanted for _, wanted in written])
+    else:
+        present = set(assessments_on(dict.fromkeys(trace_id for trace_id, _ in written)))
+    return [pair for pair in written if pair[1] not in present]
 
 
 def _infos(trace_ids: Sequence[str]) -> list[TraceInfo]:
     from mlflow.exceptions import MlflowNotImplementedException
     from mlflow.tracing.client import TracingClient
 
+    if (sql := sqlstore.open_store()) is not None:
+        return sqlstore.trace_infos(sql, trace_ids)
     store: Any = TracingClient().store
     try:
         return list(store.batch_get_trace_infos(list(trace_ids)))
@@ -247,10 +262,15 @@ def _batch(trace_ids: Sequence[str]) -> list[Trace]:
     from mlflow.exceptions import MlflowException
     from mlflow.tracing.client import TracingClient
 
-    if not trace_ids:
-        return []
+    found: list[Trace] = []
     client = TracingClient()
     try:
-        return list(client.batch_get_traces(list(trace_ids)))
+        if (sql := sqlstore.open_store()) is not None:
+            # One query for all; MLflow's client would ask for every trace's tags, metadata and assessments apart.
+            found = list(sql.batch_get_traces(list(trace_ids)))
+        have = {trace.info.trace_id for trace in found}
+        # What is not in the database, such as spans kept as artifacts, comes by MLflow's own way.
+        rest = [i for i in trace_ids if i not in have]
+        return [*found, *(client.batch_get_traces(rest) if rest else [])]
     except MlflowException as error:
         raise StoreError(f"MLflow could not load traces: {error.message}") from error
