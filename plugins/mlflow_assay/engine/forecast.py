@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mlflow_assay.engine.chat import ChatJudge
 from mlflow_assay.engine.plan import Due, Plan
-from mlflow_assay.engine.prices import Price, cost, estimate_tokens, price_for
-from mlflow_assay.engine.run import Loader, LocalEngine, Options
+from mlflow_assay.engine.prices import cost, estimate_tokens, price_for
+from mlflow_assay.engine.run import Loader, LocalEngine, Options, _Job
 from mlflow_assay.sinks.mlflow_assessments import MlflowSink
 
 __all__ = ["Forecast", "JudgeForecast", "forecast"]
@@ -33,7 +32,7 @@ class JudgeForecast:
         sampled: verdicts the estimates are made from.
         missing: estimated verdicts that lack a field the judge needs: unscored without a call.
         cached: estimated verdicts the cache holds.
-        calls: estimated calls of the judge; for a judge without a model they cost nothing.
+        calls: estimated calls of the judge, or of a composite's judges; without a model they cost nothing.
         input_tokens, output_tokens, cost_usd: estimates; None where unknown, and `basis` says why.
         basis: what the estimates rest on.
     """
@@ -91,10 +90,11 @@ def _of_judge(plan: Plan, engine: LocalEngine, index: int, sample: int) -> Judge
     bound = plan.judges[index]
     owed = [due for dues in plan.due.values() for due in dues if due.judge == index]
     jobs = engine._jobs(_spaced(owed, sample)) if owed else []
-    asked = [job for job in jobs if job.lack is None and job.known is None]
     scale = len(owed) / len(jobs) if jobs else 0.0
-    calls = round(scale * len(asked))
-    given, made, usd, basis = _cost(bound, [job.user for job in asked], asked[0].chat if asked else None, scale)
+    asked = [part for job in jobs if job.lack is None for part in job.all() if _is_asked(part)]
+    given, made, usd, basis = _cost(asked, scale)
+    if bound.composite is not None and asked:
+        basis += "; every one of its judges is taken to be asked on every trace"
     return JudgeForecast(
         bound.name,
         bound.digest,
@@ -102,13 +102,17 @@ def _of_judge(plan: Plan, engine: LocalEngine, index: int, sample: int) -> Judge
         plan.standing[index],
         len(jobs),
         round(scale * sum(job.lack is not None for job in jobs)),
-        round(scale * sum(job.known is not None for job in jobs)),
-        calls,
+        round(scale * sum(part.known is not None for job in jobs for part in job.all())),
+        round(scale * len(asked)),
         given,
         made,
         usd,
         basis,
     )
+
+
+def _is_asked(part: _Job) -> bool:
+    return part.bound.composite is None and part.lack is None and part.known is None
 
 
 def _spaced(owed: Sequence[Due], sample: int) -> list[Due]:
@@ -118,19 +122,24 @@ def _spaced(owed: Sequence[Due], sample: int) -> list[Due]:
     return [owed[i * len(owed) // sample] for i in range(sample)]
 
 
-def _cost(
-    bound: Any, prompts: Sequence[str | None], chat: ChatJudge | None, scale: float
-) -> tuple[int | None, int | None, float | None, str]:
+def _cost(asked: Sequence[_Job], scale: float) -> tuple[int | None, int | None, float | None, str]:
     """Input tokens, output tokens and money for all calls, and what that rests on."""
-    if not bound.contract.calls_llm or not prompts:
+    paid = [part for part in asked if part.bound.contract.calls_llm]
+    if not paid:
         return 0, 0, 0.0, "no model is called"
-    if chat is None:
+    if any(part.chat is None for part in paid):
         return None, None, None, "the judge makes its own prompts, which are not known beforehand"
-    fixed = estimate_tokens(chat.system) + estimate_tokens(json.dumps(chat.response_format))
-    given = round(scale * sum(fixed + estimate_tokens(prompt or "") for prompt in prompts))
-    made = round(scale * len(prompts) * REPLY_TOKENS)
-    price: Price | None = price_for(bound.model)
-    basis = f"prompts of {len(prompts)} traces, a token per four bytes; replies taken as {REPLY_TOKENS} tokens"
-    if price is None:
-        return given, made, None, f"{basis}; no price is known for {bound.model.uri}"
-    return given, made, cost(price, given, made), f"{basis}; ${price.input:g} and ${price.output:g} a million"
+    given = [_prompt_tokens(part) for part in paid]
+    basis = f"{len(paid)} prompts measured at a token per four bytes, replies taken as {REPLY_TOKENS} tokens"
+    prices = [price_for(part.bound.model) for part in paid]
+    usd = [cost(p, tokens, REPLY_TOKENS) for p, tokens in zip(prices, given, strict=True) if p is not None]
+    total = None if len(usd) < len(paid) else scale * sum(usd)
+    if total is None:
+        basis += "; no price is known for the model"
+    return round(scale * sum(given)), round(scale * len(paid) * REPLY_TOKENS), total, basis
+
+
+def _prompt_tokens(part: _Job) -> int:
+    assert part.chat is not None  # noqa: S101 - asked by the caller
+    texts = (part.chat.system, json.dumps(part.chat.response_format), part.user or "")
+    return sum(estimate_tokens(text) for text in texts)
