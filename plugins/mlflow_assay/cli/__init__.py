@@ -19,6 +19,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "judges": ("mlflow_assay.cli.judges:judges", "List, show, validate, test, train and register judges."),
     "score": ("mlflow_assay.cli.score:score", "Judge the traces of an experiment."),
     "cache": ("mlflow_assay.cli.cache:cache", "Look at and prune the verdicts already paid for."),
+    "agreement": ("mlflow_assay.cli.agreement:agreement", "Check a judge against people's labels."),
+    "kpi": ("mlflow_assay.cli.kpi:kpi", "Give pass rates corrected for the judge's errors."),
+    "compare": ("mlflow_assay.cli.compare:compare", "Say whether B is better than A, on the same inputs."),
     "report": ("mlflow_assay.cli.report:report", "Write a stakeholder's report as one HTML page."),
     "demo": ("mlflow_assay.cli.demo:demo", "Play the whole loop on a simulated telecom agent."),
 }
