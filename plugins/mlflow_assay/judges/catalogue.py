@@ -259,7 +259,8 @@ class Catalogue:
         definition = entry.definition
         chosen = _choose_model(definition, model) if entry.contract.calls_llm else None
         params = dict(definition.with_) if definition else {}
-        scorer = self._library(entry.library).build(entry.member, params, chosen)
+        library = self._library(entry.library)
+        scorer = library.build(entry.member, _beside(params, library, entry.path), chosen)
         scorer.name = entry.contract.name
         facts = {
             "uses": f"{entry.library}/{entry.member}",
@@ -269,6 +270,14 @@ class Catalogue:
         }
         fields = definition.field_map() if definition else {}
         return BoundJudge(entry.contract, scorer, _digest(entry.contract, chosen, fields, facts), chosen, fields)
+
+
+def _beside(params: Mapping[str, Any], library: JudgeLibrary, definition: Path | None) -> dict[str, Any]:
+    """Parameters with those that are paths (a library's `path_parameters`) read from the definition's own folder."""
+    paths = getattr(library, "path_parameters", ())
+    if definition is None:
+        return dict(params)
+    return {k: str(definition.parent / v) if k in paths and isinstance(v, str) else v for k, v in params.items()}
 
 
 class _SingleJudge:
