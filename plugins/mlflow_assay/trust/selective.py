@@ -90,10 +90,8 @@ class CascadeGate:
         if gate.threshold is not None:
             return f"tier {tier + 1} answers from a confidence of {gate.threshold:.4g} ({seen})"
         least = labels_for_gate(self.agreement, gate.delta)
-        detail = (
-            seen or f"{gate.rows} rows with a confidence reached it, and {least} without one mistake would be needed"
-        )
-        return f"tier {tier + 1} never answers ({detail})"
+        few = f"{gate.rows} rows with a confidence reached it; it takes {least} or more without one mistake"
+        return f"tier {tier + 1} never answers ({seen or few})"
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready mapping: all attributes, plus `supported`, `answered` and `summary`."""
