@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow_assay.engine.report import RunReport
     from mlflow_assay.errors import AssayError
     from mlflow_assay.judges.catalogue import Catalogue
-    from mlflow_assay.pipeline import build_judges, score
+    from mlflow_assay.pipeline import build_judges, evaluate, score
     from mlflow_assay.sources.mlflow_store import MlflowSource
     from mlflow_assay.trust.estimate import Estimate
 
@@ -35,6 +35,7 @@ __all__ = [
     "Unscored",
     "UnscoredError",
     "build_judges",
+    "evaluate",
     "score",
 ]
 
@@ -51,6 +52,7 @@ _HOMES = {
     "Unscored": "contracts",
     "UnscoredError": "contracts",
     "build_judges": "pipeline",
+    "evaluate": "pipeline",
     "score": "pipeline",
 }
 

@@ -10,7 +10,7 @@ Heavy imports stay out of this module: importing it does not import MLflow.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mlflow.genai.scorers import Scorer
 
 __all__ = [
+    "AnyValue",
     "BooleanValue",
     "BoundJudge",
     "CategoricalValue",
@@ -228,6 +229,38 @@ class NumericValue:
         """One phrase for tables."""
         sign = "≥" if self.better == "higher" else "≤"
         return f"{self.low:g} to {self.high:g}, {sign} {self.threshold:g} passes"
+
+
+@dataclass(frozen=True)
+class AnyValue:
+    """Whatever an MLflow scorer without a contract gives, as it is.
+
+    Attributes:
+        pass_if: the scorer's own pass rule; None takes MLflow's, by which `yes` and true pass, `no` and false fail.
+    """
+
+    pass_if: Callable[[Any], bool] | None = None
+    type: ClassVar[str] = "any"
+
+    def read(self, value: Any) -> Any:
+        """The value itself."""
+        return value
+
+    def passes(self, value: Any) -> bool | None:
+        """Whether the value passes; None where no rule says so. A rule that raises is a fail, as in MLflow."""
+        if self.pass_if is not None:
+            try:
+                return bool(self.pass_if(value))
+            except Exception:
+                return False
+        word = value.strip().lower() if isinstance(value, str) else None
+        if word in ("yes", "no"):
+            return word == "yes"
+        return bool(value) if type(value).__name__ in ("bool", "bool_") else None
+
+    def describe(self) -> str:
+        """One phrase for tables."""
+        return "any value" + (", passes by the scorer's own rule" if self.pass_if else "")
 
 
 ValueSpec = BooleanValue | CategoricalValue | NumericValue

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.contracts import BoundJudge, ModelSettings, Sink, TraceSource
 from mlflow_assay.engine.report import RunReport
@@ -16,6 +16,9 @@ from mlflow_assay.errors import ConfigError, IncompleteError
 from mlflow_assay.judges.catalogue import PATH_VARIABLE, Catalogue
 
 if TYPE_CHECKING:
+    from mlflow.genai.evaluation.entities import EvaluationResult
+    from mlflow.genai.scorers import Scorer
+
     from mlflow_assay.engine.budget import Budget
     from mlflow_assay.engine.forecast import Forecast
     from mlflow_assay.engine.partition import BudgetShare, JudgeRecipe, Partition, PartitionResult
@@ -31,6 +34,7 @@ __all__ = [
     "build_judges",
     "calibrate",
     "dry_run",
+    "evaluate",
     "make_budget",
     "report",
     "run_partition",
@@ -279,6 +283,49 @@ def _template(
         budget=budget,
         run_id=options.run_id,
     )
+
+
+def evaluate(
+    data: Any,
+    scorers: Sequence[Scorer | BoundJudge | str],
+    predict_fn: Callable[..., Any] | None = None,
+    model_id: str | None = None,
+    *,
+    options: Options | None = None,
+    model: ModelSettings | None = None,
+    paths: Sequence[str | Path] = (),
+) -> EvaluationResult:
+    """`mlflow.genai.evaluate` on this package's engine: what it takes, and the result it gives.
+
+    Args:
+        data: a DataFrame (also of `mlflow.search_traces`), a list of mappings with inputs, outputs, expectations,
+            tags or trace, a list of traces, or an evaluation dataset.
+        scorers: MLflow scorers, with their own meaning; judges from `build_judges` or names of the catalogue,
+            with their contract's.
+        predict_fn: makes the outputs from a row's inputs, given as keywords; at most `options.threads` at once.
+        model_id: the logged model the traces and metrics belong to.
+        options: concurrency, cache, budget; None takes the defaults without a cache.
+        model: the judge model of judges named here; None takes each definition's default.
+        paths: the user's own folders of definitions, for judges named here.
+
+    Returns:
+        MLflow's own result: `run_id`, `metrics`, `result_df`, `tables`, `passed`.
+
+    Raises:
+        ConfigError: something is not a scorer, two share a name, or a model cannot be reached for lack of a key.
+        MlflowException: the data is not what `mlflow.genai.evaluate` takes.
+        IncompleteError: an assessment that was written is not in the store afterwards.
+    """
+    from mlflow_assay.engine import evaluate as rows
+    from mlflow_assay.engine.run import Options
+
+    named = [s for s in scorers if isinstance(s, str)]
+    built = iter(build_judges(named, model=model, paths=paths) if named else ())
+    judges = [next(built) if isinstance(s, str) else rows.as_judge(s) for s in scorers]
+    names = [judge.name for judge in judges]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ConfigError(f"Two scorers are named {twice[0]!r}.", fix="Give one of them another name.")
+    return rows.evaluate(data, judges, predict_fn, model_id, options or Options(), _check_complete)
 
 
 def run_partition(partition: Partition) -> PartitionResult:

@@ -169,7 +169,8 @@ def verdict(bound: BoundJudge, subject: Subject, result: Any, latency_ms: float 
     except UnscoredError as error:
         error.metadata = {**_own(found), semconv.RAW_VALUE: str(found.value)[:500]}
         raise
-    outcome = Outcome.PASS if spec.passes(value) else Outcome.FAIL  # type: ignore[arg-type]
+    passed: bool | None = spec.passes(value)  # type: ignore[arg-type]
+    outcome = None if passed is None else Outcome.PASS if passed else Outcome.FAIL
     return Feedback(
         name=bound.name,
         value=value,
@@ -260,14 +261,17 @@ def source_of(bound: BoundJudge) -> Any:
     return AssessmentSource(source_type=AssessmentSourceType.CODE, source_id=bound.name)
 
 
-def _provenance(bound: BoundJudge, outcome: Outcome, latency_ms: float | None, subject: Subject) -> dict[str, str]:
+def _provenance(
+    bound: BoundJudge, outcome: Outcome | None, latency_ms: float | None, subject: Subject
+) -> dict[str, str]:
     facts = {
         semconv.JUDGE_NAME: bound.name,
         semconv.JUDGE_VERSION: bound.contract.version,
         semconv.JUDGE_DIGEST: bound.digest,
         semconv.JUDGE_KIND: bound.contract.kind,
-        semconv.OUTCOME: outcome.value,
     }
+    if outcome is not None:
+        facts[semconv.OUTCOME] = outcome.value
     if bound.model is not None:
         facts[semconv.JUDGE_MODEL] = bound.model.uri
     if latency_ms is not None:
