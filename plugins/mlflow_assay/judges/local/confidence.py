@@ -1,12 +1,13 @@
 """How sure a verdict is, and from where on the judge answers.
 
 A verdict's confidence is the chance that the label agrees with it, fitted on out-of-fold verdicts. The judge answers
-from the least confidence at which agreement with the labels is shown to reach the target; below, it abstains.
+from the least confidence at which agreement with the labels reaches the target; below, it abstains.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -47,6 +48,7 @@ class Threshold:
         answered: how many.
         agreement: share of the answered verdicts that agree with the labels.
         low: lower bound of that agreement, which holds with probability 1 - `RISK`.
+        proven: whether `low` reaches the target; otherwise only `agreement` does.
     """
 
     value: float
@@ -54,6 +56,7 @@ class Threshold:
     answered: int
     agreement: float
     low: float
+    proven: bool
 
 
 def fit_confidence(scores: Floats, correct: Bools) -> Confidence:
@@ -84,40 +87,48 @@ def lower_bound(agreeing: float, answered: float, risk: float = RISK) -> float:
 
 
 def choose_threshold(confidence: Floats, correct: Bools, groups: Ints, target: float) -> Threshold | None:
-    """The threshold that answers most while agreement provably reaches the target; None when none does.
+    """The threshold that answers most while agreement reaches the target.
 
-    Shares of the most confident traces are tested from 40 % up in steps of 10 %, starting where one error could be
-    afforded, and the last before the first failure is taken. The order is fixed without looking at the labels, so
-    all tests together err with probability at most `RISK`, and no correction for their number is due. Traces of one
-    group count as fewer (design effect).
+    Proven where possible: shares of the most confident traces are tested from 40 % up in steps of 10 %, starting
+    where one error could be afforded, and the last before the first failure is taken. The order is fixed without
+    looking at the labels, so all tests together err with probability at most `RISK` and no correction for their
+    number is due. Where not even the first test succeeds, the largest share whose observed agreement reaches the
+    target is taken and called unproven; its lower bound is corrected for having been picked.
 
     Args:
         confidence: of each verdict, in (0, 1), shape (n,).
         correct: whether it agreed with the label, shape (n,).
-        groups: group number of each, shape (n,).
+        groups: group number of each, shape (n,); traces of one group count as fewer (design effect).
         target: agreement to reach, in (0, 1).
+
+    Returns:
+        None when even the most confident verdicts do not agree with the labels that often.
 
     Source: fixed-sequence calibration of Jung et al., Trust or Escalate, ICLR 2025 (arXiv 2407.18370).
     """
     order = np.argsort(-confidence, kind="stable")
     sure, right, group = confidence[order], correct[order], groups[order]
-    found: Threshold | None = None
-    for count in _sequence(sure, target):
+
+    def at(count: int, risk: float) -> Threshold:
         effect = _effect(right[:count], group[:count])
         agreeing = float(right[:count].sum())
-        low = lower_bound(agreeing / effect, count / effect)
-        if low < target:
-            break
-        found = Threshold(float(sure[count - 1]), count / sure.size, count, agreeing / count, low)
-    return found
+        low = lower_bound(agreeing / effect, count / effect, risk)
+        return Threshold(float(sure[count - 1]), count / sure.size, count, agreeing / count, low, low >= target)
+
+    counts = _counts(sure)
+    affordable = [c for c in counts if lower_bound(c - 1, c) >= target] or counts[-1:]
+    proven = list(takewhile(lambda t: t.proven, (at(c, RISK) for c in affordable)))
+    if proven:
+        return proven[-1]
+    picked = [replace(at(c, RISK / len(counts)), proven=False) for c in counts]
+    return next((t for t in reversed(picked) if t.agreement >= target), None)
 
 
-def _sequence(sure: Floats, target: float) -> list[int]:
-    """How many of the most confident to test, in order; equal confidences are never parted."""
+def _counts(sure: Floats) -> list[int]:
+    """How many of the most confident to look at, in order; equal confidences are never parted."""
     n = sure.size
-    shares = np.arange(_FIRST, 1.0 + 1e-9, _STEP)
-    counts = sorted({int(np.searchsorted(-sure, -sure[max(0, int(np.ceil(s * n)) - 1)], side="right")) for s in shares})
-    return [c for c in counts if lower_bound(c - 1, c) >= target] or counts[-1:]
+    wanted = [max(0, int(np.ceil(s * n)) - 1) for s in np.arange(_FIRST, 1.0 + 1e-9, _STEP)]
+    return sorted({int(np.searchsorted(-sure, -sure[k], side="right")) for k in wanted if k < n})
 
 
 def _effect(right: Bools, groups: Ints) -> float:

@@ -38,6 +38,7 @@ class Linear:
 def fit_linear(raws: Sequence[RawBlock], passed: Bools, train: Ints) -> tuple[Linear, Any]:
     """Train on some rows, both classes weighing the same; also the columns of all rows, shape (n, k)."""
     from scipy.sparse import csr_matrix, hstack
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     fitted = [features.fit(found, train) for found in raws]
@@ -45,9 +46,11 @@ def fit_linear(raws: Sequence[RawBlock], passed: Bools, train: Ints) -> tuple[Li
     blocks, target = tuple(block for block, _ in fitted), passed[train]
     if target.all() or not target.any():
         return Linear(blocks, np.zeros(columns.shape[1]), 1.0 if target.all() else -1.0), columns
-    model = LogisticRegression(C=PENALTY, class_weight="balanced", max_iter=2000, tol=1e-6)
+    model = LogisticRegression(
+        C=PENALTY, class_weight="balanced", solver="liblinear", intercept_scaling=10.0, max_iter=2000, tol=1e-6
+    )
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # an unconverged model is not to be trusted silently
+        warnings.simplefilter("error", ConvergenceWarning)  # an unconverged model is not to be trusted silently
         model.fit(columns[train], target)
     return Linear(blocks, model.coef_[0].astype(np.float64), float(model.intercept_[0])), columns
 

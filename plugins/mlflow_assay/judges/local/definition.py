@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,22 @@ from mlflow_assay.judges import definition as definitions
 from mlflow_assay.judges.local.judge import LocalJudge
 from mlflow_assay.judges.local.storage import SUFFIX
 
-__all__ = ["save_with_definition"]
+__all__ = ["check_name", "save_with_definition"]
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{1,99}")
+
+
+def check_name(name: str) -> str:
+    """The name, if it can be a judge's.
+
+    Raises:
+        ConfigError: it cannot.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot be a judge's name.", valid="a letter, then letters, digits and _ (lower case)"
+        )
+    return name
 
 
 def save_with_definition(judge: LocalJudge, folder: str | Path) -> tuple[Path, Path]:
@@ -27,7 +43,7 @@ def save_with_definition(judge: LocalJudge, folder: str | Path) -> tuple[Path, P
     """
     judge.require_trust()
     base = Path(folder)
-    text = _text(judge, f"{judge.name}{SUFFIX}")
+    text = _text(judge, f"{check_name(judge.name)}{SUFFIX}")
     definitions.loads(text, f"{judge.name}.yaml")
     model = judge.save(base / f"{judge.name}{SUFFIX}")
     path = base / f"{judge.name}.yaml"

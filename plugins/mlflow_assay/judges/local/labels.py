@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from mlflow_assay import semconv
@@ -37,6 +37,10 @@ class LabelSet:
     ties: int = 0
     unreadable: Mapping[str, int] = field(default_factory=dict)
     sources: Mapping[str, int] = field(default_factory=dict)
+
+    def only(self, trace_ids: Collection[str]) -> LabelSet:
+        """The labels of some traces, for example of those to learn from; the counts stay those of all."""
+        return replace(self, passed={i: p for i, p in self.passed.items() if i in trace_ids})
 
 
 def settle(

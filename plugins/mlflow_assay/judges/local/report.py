@@ -36,6 +36,7 @@ class TrainingReport:
         coverage: share of traces it answers, in [0, 1].
         answered_agreement: out-of-fold agreement of those; None when it cannot be said.
         answered_low: 90 % lower bound of that.
+        target_proven: whether that lower bound reaches the target; otherwise only the observed agreement does.
         reads: the fields, with their kinds.
         crossed: fields read once per value of another, for example `first_user_message by tag:agent`.
         n_conflicting, n_tied: traces whose labels disagreed and were settled by majority, or could not be.
@@ -70,6 +71,7 @@ class TrainingReport:
     coverage: float
     answered_agreement: float | None
     answered_low: float | None
+    target_proven: bool
     reads: tuple[str, ...]
     crossed: tuple[str, ...]
     n_conflicting: int = 0
@@ -126,7 +128,7 @@ class TrainingReport:
         yield "confusion", ", ".join(f"{k.replace('_', ' → ')} {v}" for k, v in self.confusion.items()) or "unknown"
         yield "answers", f"{_share(self.coverage)} of traces, from confidence {self.threshold:.2f} up"
         low = f", at least {_share(self.answered_low)} with 90 % certainty" if self.answered_low is not None else ""
-        target = f"(asked: {_share(self.target_agreement)})"
+        target = f"(asked: {_share(self.target_agreement)}{'' if self.target_proven else ', not proven'})"
         yield "agreement then", f"{_share(self.answered_agreement)}{low} {target}"
 
     def _left_out(self) -> Iterator[tuple[str, int]]:

@@ -272,6 +272,7 @@ def _report(
         coverage=cut.coverage if cut else 1.0,
         answered_agreement=cut.agreement if cut else found.accuracy.value,
         answered_low=cut.low if cut else None,
+        target_proven=bool(cut and cut.proven),
         reads=tuple(f"{f.name} ({f.kind}{', optional' if f.optional else ''})" for f in data.fields),
         crossed=tuple(dict.fromkeys(f"{b.field} by {b.by}" for b in blocks if b.by)),
         n_conflicting=labels.conflicts,
@@ -280,7 +281,7 @@ def _report(
         n_unreadable=labels.unreadable,
         refusals=tuple(_refusals(data, found, cut, options)),
         forced=options.force,
-        notes=tuple(_notes(found, evidence, labels)),
+        notes=tuple(_notes(found, evidence, labels, options)),
         first_ms=times[0] if times else None,
         last_ms=times[-1] if times else None,
         seed=options.seed,
@@ -301,10 +302,13 @@ def _refusals(data: _Data, found: Agreement, cut: Threshold | None, options: Opt
         yield f"Its agreement with the labels on unseen traces {says} (kappa; {options.min_kappa:.2f} is the least)."
     if cut is None:
         share = f"{options.target_agreement:.0%}".replace("%", " %")
-        yield f"Even its surest verdicts cannot be shown to agree with the labels {share} of the time."
+        yield f"Even its surest verdicts agree with the labels less than {share} of the time."
 
 
-def _notes(found: Agreement, evidence: _Evidence, labels: LabelSet) -> Iterable[str]:
+def _notes(found: Agreement, evidence: _Evidence, labels: LabelSet, options: Options) -> Iterable[str]:
+    if evidence.threshold and not evidence.threshold.proven:
+        share = f"{options.target_agreement:.0%}".replace("%", " %")
+        yield f"Agreement of {share} is observed among its answers, not proven: label more to prove it."
     if labels.conflicts or labels.ties:
         yield (
             f"Labellers disagreed on {labels.conflicts + labels.ties} traces: {labels.conflicts} settled by majority, "
