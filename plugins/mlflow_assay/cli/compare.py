@@ -147,6 +147,11 @@ def _sides(a: str, b: str, pair_by: str | None, *, quiet: bool) -> tuple[Side, S
             raise StoreError(f"{target.title!r} holds no traces.", found=f"selection {target.source.selection}")
     left, right = sides
     shared = {row.trace_id for row in left.rows} & {row.trace_id for row in right.rows}
+    if shared and targets[0].run_id is None and targets[1].run_id is None:
+        raise ConfigError(
+            f"{len(shared)} traces are in both A and B, and would be compared with themselves.",
+            fix="Name selections that share no trace, or two evaluation runs.",
+        )
     if pair_by is None and 2 * len(shared) >= min(len(left.rows), len(right.rows)):
         return left.by_trace(), right.by_trace(), "trace"
     return left, right, field
