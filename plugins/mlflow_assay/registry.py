@@ -8,6 +8,8 @@ package. Groups are named `mlflow_assay.<kind>`; the kinds and what their entry 
     sources        a `contracts.TraceSource` class
     importers      a `contracts.TraceImporter` class
     sinks          a `contracts.Sink` class
+    label_sources  a `contracts.LabelSource` class
+    aligners       a class of MLflow's `AlignmentOptimizer` (ours: `alignment.aligner.Aligner`)
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from mlflow_assay.errors import PluginError
 
 __all__ = ["KINDS", "Plugin", "available", "load"]
 
-KINDS = ("judges", "judge_packs", "sources", "importers", "sinks")
+KINDS = ("judges", "judge_packs", "sources", "importers", "sinks", "label_sources", "aligners")
 
 Plugin = EntryPoint
 

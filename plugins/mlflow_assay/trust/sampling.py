@@ -40,6 +40,7 @@ def neyman_allocation(
     *,
     pilot: Mapping[Hashable, tuple[int, int]] | None = None,
     minimum: int = 2,
+    spent: Mapping[Hashable, int] | None = None,
 ) -> dict[Hashable, int]:
     """How many traces of each stratum to label for the narrowest interval of the whole.
 
@@ -49,6 +50,8 @@ def neyman_allocation(
         pilot: stratum to (good, labelled) among the labels already there; None without a pilot, when every
             stratum counts as equally uncertain and labels are split evenly.
         minimum: labels each stratum should reach first (earlier ones included), as far as it has traces.
+        spent: stratum to traces chosen before, where these are not the pilot's: some may still await their label, and
+            some of the pilot's labels may not have been drawn at random; None takes the pilot's.
 
     Returns:
         Stratum to the number to label now; optimal for whole numbers given the pilot's rates, which are smoothed
@@ -60,14 +63,15 @@ def neyman_allocation(
     Source: Neyman 1934, JRSS 97:558; exact whole-number form Wright 2012, The American Statistician 66:217.
     """
     earlier = {h: (pilot or {}).get(h, (0, 0)) for h in sizes}
-    _check(sizes, count, earlier, pilot, minimum)
-    have = {h: n for h, (_, n) in earlier.items()}
+    before = {h: n if spent is None else spent.get(h, 0) for h, (_, n) in earlier.items()}
+    _check(sizes, count, earlier, pilot, minimum, before)
+    have = dict(before)
     weight = {h: _weight(sizes[h], *earlier[h]) if pilot else 1.0 for h in sizes}
     for _ in range(min(count, sum(sizes.values()) - sum(have.values()))):
         open_strata = [h for h in sizes if have[h] < sizes[h]]
         best = max(open_strata, key=lambda h: _priority(have[h], weight[h], minimum))
         have[best] += 1
-    return {h: have[h] - earlier[h][1] for h in sizes}
+    return {h: have[h] - before[h] for h in sizes}
 
 
 def _priority(have: int, weight: float, minimum: int) -> tuple[int, float]:
@@ -88,9 +92,10 @@ def _check(
     earlier: Mapping[Hashable, tuple[int, int]],
     pilot: Mapping[Hashable, tuple[int, int]] | None,
     minimum: int,
+    before: Mapping[Hashable, int],
 ) -> None:
     stray = [h for h in pilot or {} if h not in sizes]
-    wrong = [h for h, (good, n) in earlier.items() if not 0 <= good <= n <= sizes[h]]
+    wrong = [h for h, (good, n) in earlier.items() if not 0 <= good <= n <= sizes[h] or not 0 <= before[h] <= sizes[h]]
     if count < 0 or minimum < 0 or stray or wrong or any(n < 0 for n in sizes.values()):
         raise ConfigError(
             "An allocation needs count >= 0, minimum >= 0 and, per stratum, 0 <= good <= labelled <= size.",
