@@ -67,11 +67,11 @@ MAY = {
     "sinks": set(),
     "sources": {"judges.definition"},  # recorded prompts become definitions
     "judges": {"trust", "engine.judging", "testing"},  # local judges measure themselves; cases use the engine's door
-    "engine": {"judges.fields", "sinks.mlflow_assessments"},
+    "engine": {"judges.fields", "judges.mlflow_endpoint", "sinks.mlflow_assessments"},
     "trust": set(),
     "labels": {"trust", "judges.fields"},
     "report": {"trust", "labels", "judges.catalogue", "judges.definition", "judges.fields", "sources.mlflow_store"},
-    "demo": {"trust", "judges", "sources.mlflow_store", "pipeline", "report"},
+    "demo": {"trust", "judges", "sources.mlflow_store", "pipeline", "report", "engine.report"},
 }
 
 

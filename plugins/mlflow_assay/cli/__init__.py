@@ -7,6 +7,8 @@ no MLflow. To add one: a file in this folder and a line in `COMMANDS`.
 from __future__ import annotations
 
 import importlib
+import logging
+import os
 import sys
 
 import click
@@ -22,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "agreement": ("mlflow_assay.cli.agreement:agreement", "Check a judge against people's labels."),
     "kpi": ("mlflow_assay.cli.kpi:kpi", "Give pass rates corrected for the judge's errors."),
     "compare": ("mlflow_assay.cli.compare:compare", "Say whether B is better than A, on the same inputs."),
+    "labels": ("mlflow_assay.cli.labels:labels", "Choose what experts shall label; labels in and out as CSV."),
+    "align": ("mlflow_assay.cli.align:align", "Align a judge with the experts, accepted only when proven."),
     "report": ("mlflow_assay.cli.report:report", "Write a stakeholder's report as one HTML page."),
     "demo": ("mlflow_assay.cli.demo:demo", "Play the whole loop on a simulated telecom agent."),
 }
@@ -59,7 +63,14 @@ def assay() -> None:
 
 
 def main() -> None:
-    """Run the command; an `AssayError` becomes one clear message and exit code 2."""
+    """Run the command; an `AssayError` becomes one clear message and exit code 2.
+
+    Within this process only, MLflow's usage telemetry and litellm's price look-up at import are off unless the
+    user has said otherwise: offline, each holds a command up for many seconds.
+    """
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
     try:
         assay(standalone_mode=False)
     except AssayError as error:

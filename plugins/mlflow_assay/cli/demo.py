@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from mlflow_assay.demo import EXPERIMENT
 
 if TYPE_CHECKING:
     from mlflow_assay.cli.progress import Steps
@@ -22,9 +24,9 @@ What is real: the traces are MLflow's, the judge is trained on the expert's labe
 
 @click.command()
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("assay-demo"), show_default=True)
-@click.option("--requests", type=click.IntRange(50, 5000), default=400, show_default=True, help="Requests to play.")
+@click.option("--requests", type=click.IntRange(50, 5000), default=500, show_default=True, help="Requests to play.")
 @click.option(
-    "--labels", type=click.IntRange(60, 2000), default=200, show_default=True, help="Traces the expert labels."
+    "--labels", type=click.IntRange(60, 2000), default=240, show_default=True, help="Traces the expert labels."
 )
 @click.option("--seed", type=int, default=7, show_default=True, help="Decides traffic, faults and labels.")
 def demo(out: Path, requests: int, labels: int, seed: int) -> None:
@@ -71,32 +73,34 @@ class _Display:
 
 
 def _tell(result: LoopResult, seconds: float) -> None:
-    from mlflow_assay.report.words import interval, percent
-
-    trained, estimate = result.training, result.judged.estimate
     click.echo()
     click.secho("What was found", bold=True)
-    click.echo(
-        f"  {result.traces} traces in {result.sessions} sessions, {result.labels} of them labelled by the simulated expert."
-    )
-    click.echo(
-        f"  The routing judge agrees with the expert beyond chance: κ = {trained.kappa:.2f} [{trained.low:.2f}, {trained.high:.2f}]."
-    )
-    if estimate is None or estimate.value is None or estimate.low is None or estimate.high is None:
-        click.echo("  There is no number for routing: too few verdicts or labels.")
-    else:
-        kind = f"corrected with {estimate.n_labelled} labels" if estimate.is_corrected else "NOT corrected"
-        share = f"{percent(1 - estimate.value)} of requests reach the wrong desk"
-        click.echo(
-            f"  {share}, 95 % interval {interval(1 - estimate.high, 1 - estimate.low)} ({kind}, n = {estimate.n_judged})."
-        )
-        click.echo(f"  The judge alone would have said {percent(1 - (estimate.raw or 0.0))}.")
-    click.echo(f"  The truth, known only because this is a simulation: {percent(1 - result.true_pass_rate)}.")
+    for line in _findings(result):
+        click.echo(f"  {line}")
     click.echo(f"  It took {seconds:.0f} s.")
     click.echo()
     click.secho(f"The report: {result.page.resolve()}", bold=True)
     click.echo()
     click.secho("Try next", bold=True)
-    click.echo(f"  mlflow ui --backend-store-uri {result.tracking_uri}")
+    click.echo(f"  mlflow ui --backend-store-uri {result.tracking_uri}    # choose the time range All")
     click.echo("  assay judges list")
-    click.echo(f"  MLFLOW_TRACKING_URI={result.tracking_uri} assay score -e telecom-support-demo -j token_limit")
+    click.echo(f"  MLFLOW_TRACKING_URI={result.tracking_uri} assay score -e {EXPERIMENT} -j token_limit")
+
+
+def _findings(result: LoopResult) -> Iterator[str]:
+    from mlflow_assay.report.words import percent, plural
+
+    trained, estimate = result.training, result.judged.estimate
+    sessions = plural(result.sessions, "session")
+    yield f"{plural(result.traces, 'trace')} in {sessions}; the simulated expert labelled {result.labels} of them."
+    if trained.kappa is not None and trained.kappa_low is not None:
+        kappa = f"kappa {trained.kappa:.2f} [{trained.kappa_low:.2f}, {trained.kappa_high:.2f}]"
+        yield f"On traces it has not seen, the judge agrees with the expert beyond chance: {kappa}."
+    if estimate is None or estimate.value is None or estimate.low is None or estimate.high is None:
+        yield "There is no number for the fault: too few verdicts or labels."
+    else:
+        how = f"corrected with {estimate.n_labelled} labels it never saw" if estimate.is_corrected else "NOT corrected"
+        between = f"with 95 % confidence between {percent(1 - estimate.high)} and {percent(1 - estimate.low)}"
+        yield f"Requests that reach the wrong desk: {percent(1 - estimate.value)}, {between} ({how})."
+        yield f"The judge alone would have said {percent(1 - (estimate.raw or 0.0))}, without saying how sure it is."
+    yield f"The truth, known only because this is a simulation: {percent(1 - result.true_pass_rate)}."

@@ -12,3 +12,9 @@ and labels. Traces and labels carry `assay.simulated = "true"`.
 The fault: the first prompt describes no product desk, so most questions about devices and plans end in
 billing, which can only escalate. `agent.Agent.predict` with a better prompt (`prompt.load`) does better.
 """
+
+from __future__ import annotations
+
+from typing import Final
+
+EXPERIMENT: Final = "telecom-support-demo"

@@ -8,27 +8,29 @@ estimate at the end and used for nothing else.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mlflow_assay import pipeline
-from mlflow_assay.errors import NotTrustedError
+from mlflow_assay.demo import EXPERIMENT
 
 if TYPE_CHECKING:
+    from mlflow.entities import Feedback
+
+    from mlflow_assay.contracts import Label
     from mlflow_assay.engine.report import RunReport
     from mlflow_assay.judges.local import TrainingReport
     from mlflow_assay.report.model import JudgeReport
 
 __all__ = ["CODE_JUDGES", "EXPERIMENT", "JUDGE", "LoopResult", "play"]
 
-EXPERIMENT = "telecom-support-demo"
 JUDGE = "routing_accuracy"
 CODE_JUDGES = ("repeated_steps", "latency_limit")
-_FIELDS = ("first_user_message", "tag:agent")
+UI_URL = "http://127.0.0.1:5000"  # where `mlflow ui` answers by default
+_FIELDS = ("first_user_message", "tag:agent", "final_answer")
 
 
 class Display(Protocol):
@@ -71,7 +73,7 @@ class LoopResult:
     page: Path
 
 
-def play(folder: Path, display: Display, *, requests: int = 400, labels: int = 200, seed: int = 7) -> LoopResult:
+def play(folder: Path, display: Display, *, requests: int = 500, labels: int = 240, seed: int = 7) -> LoopResult:
     """Play the loop into a folder with a store of its own; other MLflow stores are not touched.
 
     Args:
@@ -92,12 +94,12 @@ def play(folder: Path, display: Display, *, requests: int = 400, labels: int = 2
         display.stage("2  An expert labels a random sample: right desk or wrong desk, and why")
         thumbs = label(traffic, sample=labels, seed=seed, progress=display.steps("labels"))
         display.stage("3  A judge is trained on half of the labels; no model is called")
-        learn = {thumb.trace_id for thumb in thumbs[::2]}
+        learn = _first_half(thumbs, {turn.trace_id: turn.session_id for turn in traffic.turns})
         training = _train(folder / "judges", learn)
         display.stage("4  The judge, and two judges that are code, go over all traces")
-        report = _score(folder)
+        report = _score(folder, display.steps("verdicts"))
         display.stage("5  How prevalent is the fault? Corrected by the labels the judge never saw")
-        page, judged = _report(folder, uri)
+        page, judged = _report(folder)
     return LoopResult(
         folder=folder,
         tracking_uri=uri,
@@ -132,16 +134,55 @@ def _own_store(folder: Path) -> Iterator[str]:
 
 
 def _train(folder: Path, learn: set[str]) -> TrainingReport:
-    """Train the routing judge and leave it in the folder with its definition."""
-    raise NotImplementedError
+    """Train the routing judge on these traces' labels and leave it in the folder with its definition."""
+    from mlflow_assay.judges.local import Options, of_traces, save_with_definition, train
+    from mlflow_assay.sources.mlflow_store import MlflowSource, load_ids
+
+    said = of_traces(MlflowSource(EXPERIMENT).infos(), JUDGE)
+    known = replace(said, passed={i: passed for i, passed in said.passed.items() if i in learn})
+    purpose = "Did the router send the request to the desk that can answer it?"
+    judge = train(load_ids(sorted(learn)), known, name=JUDGE, options=Options(_FIELDS, purpose=purpose))
+    save_with_definition(judge, folder)
+    return judge.report
 
 
-def _score(folder: Path) -> RunReport:
+def _score(folder: Path, told: Callable[[int, int], None]) -> RunReport:
     from mlflow_assay.sources.mlflow_store import MlflowSource
 
     judges = pipeline.build_judges([JUDGE, *CODE_JUDGES], paths=[folder / "judges"])
-    return pipeline.score(MlflowSource(EXPERIMENT), judges)
+    return pipeline.score(MlflowSource(EXPERIMENT), judges, progress=lambda plan: _Counted(told, plan.total))
 
 
-def _report(folder: Path, uri: str) -> tuple[Path, JudgeReport]:
-    raise NotImplementedError
+class _Counted:
+    """Verdicts stored, told as (done, of)."""
+
+    def __init__(self, told: Callable[[int, int], None], total: int) -> None:
+        self._told, self._total, self._done = told, total, 0
+
+    def advance(self, feedback: Feedback) -> None:
+        """One more verdict is stored."""
+        self._done += 1
+        self._told(self._done, self._total)
+
+
+def _report(folder: Path) -> tuple[Path, JudgeReport]:
+    from mlflow_assay.report.data import ReportRequest
+    from mlflow_assay.sources.mlflow_store import MlflowSource, find_experiment
+
+    request = ReportRequest(
+        experiment=EXPERIMENT,
+        experiment_id=str(find_experiment(EXPERIMENT).experiment_id),
+        title="Telecom support agent (simulated)",
+        by=("tag:agent",),
+        ui_url=UI_URL,
+    )
+    page = folder / "report.html"
+    data = pipeline.report(MlflowSource(EXPERIMENT), request, page, paths=[folder / "judges"])
+    return page, next(judge for judge in data.judges if judge.name == JUDGE)
+
+
+def _first_half(thumbs: Sequence[Label], session_of: Mapping[str, str]) -> set[str]:
+    """Every other labelled session, whole: what the judge learns from and what checks it share no session."""
+    sessions = list(dict.fromkeys(session_of[thumb.trace_id] for thumb in thumbs))
+    chosen = set(sessions[::2])
+    return {thumb.trace_id for thumb in thumbs if session_of[thumb.trace_id] in chosen}

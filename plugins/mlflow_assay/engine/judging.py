@@ -134,14 +134,18 @@ def judge(bound: BoundJudge, subject: Subject) -> Feedback:
 
 
 def _call(bound: BoundJudge, subject: Subject) -> Any:
-    if bound.contract.scope == "session":
-        return bound.scorer.run(session=list(subject.session), expectations=dict(subject.expectations) or None)
-    return bound.scorer.run(
-        inputs=subject.inputs,
-        outputs=subject.outputs,
-        expectations=dict(subject.expectations) or None,
-        trace=None if bound.fields else subject.trace,
-    )
+    from mlflow_assay.judges.mlflow_endpoint import route
+
+    expectations = dict(subject.expectations) or None
+    with route(bound.model):
+        if bound.contract.scope == "session":
+            return bound.scorer.run(session=list(subject.session), expectations=expectations)
+        return bound.scorer.run(
+            inputs=subject.inputs,
+            outputs=subject.outputs,
+            expectations=expectations,
+            trace=None if bound.fields else subject.trace,
+        )
 
 
 def verdict(bound: BoundJudge, subject: Subject, result: Any, latency_ms: float | None = None) -> Feedback:
