@@ -53,6 +53,13 @@ RUN_JUDGE: Final = "assay.run.judge"  # assay.run.judge.<name> = digest
 
 # --- ours: tag on a trace chosen for labelling ----------------------------------------------------------
 LABEL_PROBABILITY: Final = "assay.label.probability"  # in (0, 1]; with which the trace was chosen for the experts
+LABEL_DRAW: Final = "assay.label.draw"  # assay.label.draw.<judge> = JSON: probability, queue, stratum, seed, date, …
+
+# --- ours: tags on an experiment --------------------------------------------------------------------------
+LABEL_FRAME: Final = "assay.label.frame"  # assay.label.frame.<16 hex digits> = JSON: from which traces a queue draws
+
+# --- ours: tag on the run that stands for a labeling session ----------------------------------------------
+LABELING_QUEUE: Final = "assay.labeling.queue"  # id of the review queue behind the session
 
 # --- ours: tags on an imported or demo trace ---------------------------------------------------------
 SOURCE_FORMAT: Final = "assay.source.format"  # importer's name
