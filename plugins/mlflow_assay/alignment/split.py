@@ -1,0 +1,138 @@
+"""Training, validation and test: split by group, so that nothing of the test is met before it.
+
+A group is a session, together with all sessions that hold nearly the same request. The test part decides whether the
+change is accepted, so no aligner ever sees it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mlflow_assay.errors import ConfigError, NotTrustedError
+from mlflow_assay.judges.local.groups import Groups, group, near_duplicates
+
+__all__ = ["FRACTIONS", "PARTS", "Split", "split"]
+
+PARTS = ("train", "validation", "test")
+FRACTIONS = (0.4, 0.2, 0.4)
+_LARGEST = 0.25  # a group of near-duplicates larger than this share of all traces is cut, and its links are purged
+
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which rows belong to which part.
+
+    Attributes:
+        train, validation, test: row positions, ascending; no group is in two of them.
+        groups: group of each row, for clustered tests, shape (n,).
+        purged: rows in no part, because they resemble a row of a later part whose group would have grown too large.
+        near_duplicates: rows with at least one near-duplicate.
+        seed: of the order of groups.
+    """
+
+    train: tuple[int, ...]
+    validation: tuple[int, ...]
+    test: tuple[int, ...]
+    groups: tuple[int, ...]
+    purged: tuple[int, ...]
+    near_duplicates: int
+    seed: int
+
+    def to_dict(self, ids: Sequence[str]) -> dict[str, Any]:
+        """A JSON-ready mapping, with the rows' ids in place of their positions."""
+        parts = {name: [ids[i] for i in getattr(self, name)] for name in (*PARTS, "purged")}
+        return parts | {"near_duplicates": self.near_duplicates, "groups": len(set(self.groups)), "seed": self.seed}
+
+
+def split(
+    passed: Sequence[bool],
+    sessions: Sequence[str | None],
+    texts: Sequence[str],
+    *,
+    fractions: tuple[float, float, float] = FRACTIONS,
+    seed: int = 0,
+    only_train: Sequence[bool] | None = None,
+) -> Split:
+    """Parts rows by group, with the same share of good labels in each part as far as groups allow.
+
+    Args:
+        passed: label of each row, shape (n,).
+        sessions: session id of each, None for a row on its own, shape (n,).
+        texts: what near-duplicates are found by, shape (n,); blank texts resemble none.
+        fractions: of rows for training, validation and test, each above 0; they are scaled to sum to 1.
+        seed: the same seed gives the same split.
+        only_train: rows that may teach but not test; their whole group goes to training. Shape (n,).
+
+    Raises:
+        ConfigError: lengths differ, or a fraction is not above 0.
+        NotTrustedError: fewer than three groups to share out.
+
+    Source: greedy stratification over groups, as in scikit-learn's StratifiedGroupKFold, with unequal parts.
+    """
+    n = len(passed)
+    if not n == len(sessions) == len(texts) or (only_train is not None and len(only_train) != n):
+        raise ConfigError("Labels, sessions and texts must be aligned, one each a trace.", found=f"{n} labels")
+    if min(fractions) <= 0:
+        raise ConfigError("Each part needs a fraction above 0.", found=fractions)
+    labels = np.asarray(passed, dtype=bool)
+    pinned = np.zeros(n, dtype=bool) if only_train is None else np.asarray(only_train, dtype=bool)
+    found = _groups(sessions, texts)
+    free = np.unique(found.codes).size - np.unique(found.codes[pinned]).size
+    if free < 2 or np.unique(found.codes).size < len(PARTS):
+        raise NotTrustedError(
+            "The labelled traces cannot be parted into training, validation and test.",
+            found=f"{n} labelled traces in {found.count if n else 0} groups (sessions and near-duplicates)",
+            valid="three groups or more; a few dozen are needed to prove anything",
+            fix="Label traces of other sessions.",
+        )
+    part = _deal(labels, found.codes, pinned, np.asarray(fractions) / sum(fractions), seed)[found.codes]
+    rows = {i: np.flatnonzero(part == i) for i in range(len(PARTS))}
+    kept = {2: rows[2], 1: found.allowed(rows[1], rows[2])}
+    kept[0] = found.allowed(rows[0], np.concatenate([rows[1], rows[2]]))
+    purged = np.setdiff1d(np.arange(n), np.concatenate(list(kept.values())))
+    return Split(
+        *(tuple(kept[i].tolist()) for i in range(len(PARTS))),
+        groups=tuple(found.codes.tolist()),
+        purged=tuple(purged.tolist()),
+        near_duplicates=found.duplicates,
+        seed=seed,
+    )
+
+
+def _groups(sessions: Sequence[str | None], texts: Sequence[str]) -> Groups:
+    if not len(sessions):
+        raise NotTrustedError("There is no labelled trace to split.")
+    pairs = near_duplicates(texts)
+    whole = group(sessions, pairs)
+    if np.bincount(whole.codes).max() <= max(2, _LARGEST * len(sessions)):
+        return whole
+    return group(sessions, pairs, max(2, len(sessions) // 10))
+
+
+def _deal(labels: Any, codes: Ints, pinned: Any, fractions: Any, seed: int) -> Ints:
+    """The part of each group, shape (groups,): largest groups first, each to the part that lacks its labels most."""
+    counts = np.stack([np.bincount(codes, weights=labels == kind) for kind in (False, True)], axis=1)
+    target = np.outer(fractions, counts.sum(0))
+    target[target == 0] = 0.5
+    held = np.zeros_like(target)
+    dealt = np.zeros(len(counts), dtype=np.int64)
+    first = {int(c) for c in codes[pinned]}
+    order = np.lexsort((np.random.default_rng(seed).random(len(counts)), -counts.sum(1)))
+    waiting = [g for g in order.tolist() if g not in first]
+    for g in sorted(first):
+        held[0] += counts[g]
+    for position, g in enumerate(waiting):
+        after = ((held[None] + np.eye(len(PARTS))[:, :, None] * counts[g] - target) / target) ** 2
+        cost = after.sum((1, 2))
+        empty = [p for p in range(len(PARTS)) if not held[p].sum()]
+        choices = empty if len(waiting) - position <= len(empty) else range(len(PARTS))
+        dealt[g] = min(choices, key=lambda p: (round(float(cost[p]), 12), p))
+        held[dealt[g]] += counts[g]
+    return dealt
