@@ -374,3 +374,16 @@ def test_a_confidence_is_read_wherever_a_judge_puts_it(metadata, value, confiden
     from mlflow.entities import Feedback
 
     assert confidence_of(Feedback(value=value, metadata=metadata)) == confidence
+
+
+def test_it_is_listed_and_shown_without_calibration_and_says_why_there_is_no_digest(folder):
+    from click.testing import CliRunner
+
+    from mlflow_assay.cli import assay
+
+    done = CliRunner().invoke(assay, ["judges", "show", "fits_cascade", "--path", str(folder), "--json"])
+    assert done.exit_code == 0, done.output
+    facts = json.loads(done.output)
+    assert facts["members"] == ["fits_cheap", "fits openai:/dear"]
+    assert (facts["kind"], facts["digest"], facts["registrable"]) == ("cascade", None, False)
+    assert "is not calibrated" in facts["digest_needs"]

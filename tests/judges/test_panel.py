@@ -19,6 +19,7 @@ from mlflow_assay.judges import calibrating, definition
 from mlflow_assay.judges.catalogue import Catalogue
 from mlflow_assay.judges.composite import deliberate
 from mlflow_assay.judges.panel import mlflow_ensemble
+from mlflow_assay.judges.registering import register, why_not
 from mlflow_assay.sources.mlflow_store import MlflowSource
 from mlflow_assay.testing import FakeJudgeServer, Reply, answer
 
@@ -310,6 +311,8 @@ def test_mlflows_own_ensemble_holds_a_majority_and_registers(folder, log_trace, 
         assert ensemble(inputs={"request": "hello"}, outputs={"answer": "hi"}).value is True
         experiment = mlflow.get_experiment_by_name("test").experiment_id
         ensemble.register(experiment_id=experiment)
+        said = register(Catalogue([folder]), "fits_panel", experiment)
+    assert (said.unchanged, said.version, "no quorum" in said.note) == (False, 2, True)
     assert mlflow.genai.get_scorer(name="fits_panel", experiment_id=experiment).kind.value == "ensemble"
 
 
@@ -321,6 +324,7 @@ def test_mlflows_ensemble_is_refused_for_weights(folder):
     panel = Catalogue([folder]).build("fits_panel", ModelSettings("openai:/any", "http://x")).composite
     with pytest.raises(ConfigError, match="vote: weights"):
         mlflow_ensemble(panel)
+    assert "a panel with weights" in why_not(Catalogue([folder]).get("fits_panel"))
 
 
 @pytest.mark.parametrize(

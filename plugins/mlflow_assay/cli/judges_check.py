@@ -152,8 +152,9 @@ def _results(
             yield from run_offline(catalogue, entry)
             continue
         bound = catalogue.build(entry.name, model, {**example_texts(entry.definition), **texts.get(entry.name, {})})
-        if bound.model is not None:
-            check_credentials(bound.model)
+        for callee in bound.callees():
+            if callee.model is not None:
+                check_credentials(callee.model)
         yield from run_cases(bound, entry.definition)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_assay.cli.options import judges_path, model_options, model_settings, read_texts
-from mlflow_assay.errors import ConfigError
+from mlflow_assay.errors import ConfigError, NotTrustedError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -135,7 +135,7 @@ def _details(
     try:
         bound = catalogue.build(entry.name, model, texts)
         details.update(digest=bound.digest, model=bound.model.uri if bound.model else None)
-    except ConfigError as error:
+    except (ConfigError, NotTrustedError) as error:
         if texts:
             raise
         details["digest_needs"] = str(error)
@@ -144,6 +144,7 @@ def _details(
     return {
         **details,
         "instructions": definition.instructions,
+        "members": [m.label for m in definition.composite.members] if definition.composite else [],
         "with": definition.with_,
         "fields": definition.field_map(),
         "variables": {k: v.model_dump() for k, v in definition.variables.items()},
@@ -174,6 +175,7 @@ def _rows(entry: JudgeEntry, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("needs", ", ".join(facts["needs"]) or "nothing"),
         ("calls a model", calls),
         ("uses", facts["uses"]),
+        ("asks", ", ".join(facts.get("members") or [])),
         ("with", json.dumps(facts.get("with")) if facts.get("with") else None),
         ("reads", "; ".join(f"{s}: {', '.join(m.values())}" for s, m in (facts.get("fields") or {}).items())),
         ("version", facts["version"]),

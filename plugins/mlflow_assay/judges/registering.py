@@ -61,8 +61,10 @@ def why_not(entry: JudgeEntry) -> str | None:
     runs_only = "MLflow's server runs only instruction judges and its own built-in ones"
     if entry.library not in (None, "mlflow"):
         return f"it is code, and {runs_only}"
-    if definition is not None and entry.library is None and definition.instructions is None:
-        return f"it is made of other judges, and {runs_only}"
+    if definition is not None and definition.cascade is not None:
+        return f"it is a cascade, and {runs_only}, or ensembles of these"
+    if definition is not None and definition.panel is not None and definition.panel.vote not in ("majority", "mean"):
+        return "it is a panel with weights, which MLflow's ensembles do not know"
     if definition is not None and definition.fields:
         mapped = ", ".join(sorted({f for side in definition.fields.values() for f in side.values()}))
         return f"it reads mapped trace fields ({mapped}), which MLflow's server does not know"
@@ -85,6 +87,11 @@ def check(catalogue: Catalogue, name: str, model: ModelSettings | None, start: b
         )
     if not start:
         return
+    if entry.definition is not None and entry.definition.panel is not None:
+        raise ConfigError(
+            f"MLflow's server does not start ensembles, such as the panel {name!r}.",
+            fix=f"Run it with: assay score --judge {name}",
+        )
     uri = model.uri if model else entry.definition.model if entry.definition else None
     if not entry.contract.calls_llm or not (uri or "").startswith("gateway:/"):
         raise ConfigError(
@@ -136,6 +143,11 @@ def register(
 def _own_scorer(bound: BoundJudge) -> Scorer:
     """MLflow's own scorer object, under the judge's name."""
     scorer: Any = getattr(bound.scorer, "wrapped", bound.scorer)
+    if bound.composite is not None:
+        from mlflow_assay.judges.panel import Panel, mlflow_ensemble
+
+        assert isinstance(bound.composite, Panel)  # noqa: S101 - check() let nothing else through
+        scorer = mlflow_ensemble(bound.composite)
     scorer.name = bound.name
     scorer.description = bound.contract.purpose
     return scorer
@@ -195,6 +207,10 @@ def _start(scorer: Scorer, experiment_id: str, schedule: Schedule) -> None:
 
 
 def _note(entry: JudgeEntry) -> str:
+    if entry.definition is not None and entry.definition.panel is not None:
+        return (
+            "MLflow's ensemble has no quorum, gives a tie to the first value in the alphabet, and fails with a member"
+        )
     if entry.member in ("RetrievalGroundedness", "RetrievalRelevance", "RetrievalSufficiency"):
         return "MLflow's server logs one assessment per retriever span, not one verdict"
     if entry.member in ("ToolCallCorrectness", "ToolCallEfficiency"):
