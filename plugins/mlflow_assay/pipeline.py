@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -85,17 +84,8 @@ def build_judges(
     for judge in [callee for panel in judges for callee in panel.callees()]:
         if judge.model is not None and judge.contract.calls_llm:
             check_credentials(judge.model)
-    return JudgeList(judges, JudgeRecipe(tuple(names), model, tuple(_read_folders(paths)), texts))
-
-
-def _read_folders(paths: Sequence[str | Path]) -> list[dict[str, str]]:
-    """The user's own definitions, as text, in the order they replace one another."""
-    named = [p for p in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if p]
-    suffixes = (".yaml", ".yml", ".json")  # JSON: calibrations of cascades and panels
-    return [
-        {p.name: p.read_text(encoding="utf-8") for p in sorted(Path(folder).iterdir()) if p.suffix in suffixes}
-        for folder in (*named, *paths)
-    ]
+    own = [p for p in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if p]
+    return JudgeList(judges, JudgeRecipe(tuple(names), model, tuple(map(str, (*own, *paths))), texts))
 
 
 def make_budget(
@@ -260,7 +250,7 @@ def _template(
     """
     import mlflow
 
-    from mlflow_assay.engine.partition import Partition
+    from mlflow_assay.engine.partition import Partition, pack
 
     recipe = getattr(plan.judges, "recipe", None)
     if recipe is None:
@@ -273,6 +263,7 @@ def _template(
         number=0,
         tracking_uri=str(mlflow.get_tracking_uri()),
         recipe=recipe,
+        folders=pack(recipe.paths),
         digests=(),
         due=(),
         concurrency=options.concurrency,
@@ -341,19 +332,10 @@ def run_partition(partition: Partition) -> PartitionResult:
     from mlflow_assay.sources.mlflow_store import assessments_on, load_ids
 
     mlflow.set_tracking_uri(partition.tracking_uri)
-    judges = _rebuild(partition.recipe)
-    return partitions.run_partition(partition, judges, load_ids, assessments_on, _check_complete)
-
-
-def _rebuild(recipe: JudgeRecipe) -> JudgeList:
-    with tempfile.TemporaryDirectory(prefix="assay-judges-") as root:
-        paths = []
-        for number, texts in enumerate(recipe.folders):
-            paths.append(Path(root) / str(number))
-            paths[-1].mkdir()
-            for name, text in texts.items():
-                (paths[-1] / name).write_text(text, encoding="utf-8")
-        return build_judges(recipe.names, model=recipe.model, paths=paths, texts=recipe.texts)
+    recipe = partition.recipe
+    with partitions.unpacked(partition.folders) as paths:
+        judges = build_judges(recipe.names, model=recipe.model, paths=paths, texts=recipe.texts)
+        return partitions.run_partition(partition, judges, load_ids, assessments_on, _check_complete)
 
 
 def dry_run(

@@ -1,4 +1,4 @@
-"""`--dry-run`: exactly what is owed, an estimate of calls, tokens and money with its basis; nothing called or written."""
+"""`--dry-run`: what is owed, exactly; calls, tokens and money, estimated, with their basis; nothing called."""
 
 from __future__ import annotations
 

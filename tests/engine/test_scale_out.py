@@ -24,7 +24,7 @@ from mlflow import MlflowClient
 from mlflow_assay import pipeline, semconv
 from mlflow_assay.contracts import ModelSettings
 from mlflow_assay.engine.cache import VerdictCache
-from mlflow_assay.engine.partition import BudgetShare, cut, merge
+from mlflow_assay.engine.partition import BudgetShare, cut, merge, pack, unpacked
 from mlflow_assay.engine.plan import Due, Plan
 from mlflow_assay.engine.report import Tally
 from mlflow_assay.engine.run import Options
@@ -217,9 +217,9 @@ def test_a_partition_run_again_counts_what_its_first_worker_stored(folder, log_t
     with FakeJudgeServer(even_passes) as server:
         model = ModelSettings("openai:/fake-judge", server.url, timeout_s=5)
         judges = pipeline.build_judges(["looks_right"], model=model, paths=[folder])
-        shutil.rmtree(folder)  # the recipe carries the definitions' text
         plan = pipeline_plan(judges)
         template = pipeline._template(plan, Options(), None, (), "ray")
+        shutil.rmtree(folder)  # a partition carries the definitions
         partition = replace(template, due=cut(plan, 1)[0], digests=tuple(j.digest for j in judges))
         first, second = take(partition), take(partition)
         assert len(server.requests) == 5
@@ -256,6 +256,22 @@ def test_partitions_hold_every_verdict_once_and_keep_a_traces_verdicts_together(
     found = cut(plan, parts)
     assert [len(part) // 2 for part in found] == sizes
     assert [due for part in found for due in part] == [due for dues in plan.due.values() for due in dues]
+
+
+def test_folders_travel_with_what_lies_beside_the_definitions_up_to_a_limit(tmp_path, monkeypatch):
+    (tmp_path / "a" / "models").mkdir(parents=True)
+    (tmp_path / "a" / "x.yaml").write_text("name: x")
+    (tmp_path / "a" / "models" / "m.bin").write_bytes(b"\x00\xff")
+    (tmp_path / "b").mkdir()
+    paths = [str(tmp_path / "a"), str(tmp_path / "b")]
+    with unpacked(pack(paths)) as (a, b):
+        assert (a / "models" / "m.bin").read_bytes() == b"\x00\xff"
+        assert (a / "x.yaml").read_text() == "name: x"
+        assert list(b.iterdir()) == []
+    assert not a.exists()
+    monkeypatch.setattr("mlflow_assay.engine.partition._MOST_BYTES", 5)
+    with pytest.raises(ConfigError, match="too large to send to every worker"):
+        pack(paths)
 
 
 def test_tallies_add_up():

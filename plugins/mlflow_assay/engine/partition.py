@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import os
 import socket
+import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.contracts import BoundJudge, ModelSettings
@@ -29,7 +31,21 @@ from mlflow_assay.sinks.mlflow_assessments import MlflowSink, assessment_id
 if TYPE_CHECKING:
     from mlflow.entities import Assessment
 
-__all__ = ["BudgetShare", "JudgeRecipe", "Partition", "PartitionResult", "cut", "merge", "run_partition", "shares"]
+__all__ = [
+    "BudgetShare",
+    "JudgeRecipe",
+    "Partition",
+    "PartitionResult",
+    "cut",
+    "merge",
+    "pack",
+    "run_partition",
+    "shares",
+    "unpacked",
+]
+
+
+_MOST_BYTES = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -39,13 +55,13 @@ class JudgeRecipe:
     Attributes:
         names: as in `assay judges list`.
         model: the one judge model; its headers travel with the recipe and are never printed.
-        folders: the user's own definitions, file name to text, one mapping a folder.
+        paths: the user's own folders of definitions, a later one replacing an earlier one's judges.
         texts: values for definitions' variables, by judge name.
     """
 
     names: tuple[str, ...]
     model: ModelSettings | None = None
-    folders: tuple[Mapping[str, str], ...] = field(default=(), repr=False)
+    paths: tuple[str, ...] = ()
     texts: Mapping[str, Mapping[str, str]] = field(default_factory=dict, repr=False)
 
 
@@ -81,6 +97,7 @@ class Partition:
         number: from 0, in the order of the traces.
         tracking_uri: the MLflow every worker reads and writes.
         recipe: how to build the judges.
+        folders: what is in the recipe's folders, file to content, for machines that do not have them.
         digests: the digests they must have, so that a worker with other versions judges nothing.
         due: the verdicts owed; all of one trace are in one partition.
         concurrency: calls in flight at most: this worker's part of the run's.
@@ -91,6 +108,7 @@ class Partition:
     number: int
     tracking_uri: str = field(repr=False)
     recipe: JudgeRecipe
+    folders: tuple[Mapping[str, bytes], ...] = field(repr=False)
     digests: tuple[str, ...]
     due: tuple[Due, ...] = field(repr=False)
     concurrency: int
@@ -121,6 +139,38 @@ class PartitionResult:
     stopped: str | None
     worker: str
     wall_s: float
+
+
+def pack(paths: Sequence[str]) -> tuple[Mapping[str, bytes], ...]:
+    """The files of folders of definitions, with what lies beside them (a trained classifier, a calibration).
+
+    Raises:
+        ConfigError: they are too large to travel with every partition.
+    """
+    folders = [[p for p in sorted(Path(path).rglob("*")) if p.is_file()] for path in paths]
+    size = sum(p.stat().st_size for files in folders for p in files)
+    if size > _MOST_BYTES:
+        raise ConfigError(
+            f"The folders of judges are too large to send to every worker: {size / 2**20:.0f} MB.",
+            found=", ".join(paths),
+            valid=f"at most {_MOST_BYTES // 2**20} MB",
+            fix="Put only the definitions and what they use into the folder.",
+        )
+    pairs = zip(paths, folders, strict=True)
+    return tuple({p.relative_to(path).as_posix(): p.read_bytes() for p in files} for path, files in pairs)
+
+
+@contextmanager
+def unpacked(folders: Sequence[Mapping[str, bytes]]) -> Iterator[list[Path]]:
+    """The folders on this machine's disk, until the block ends."""
+    with tempfile.TemporaryDirectory(prefix="assay-judges-") as root:
+        paths = [Path(root) / str(number) for number in range(len(folders))]
+        for path, files in zip(paths, folders, strict=True):
+            path.mkdir()
+            for name, content in files.items():
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                (path / name).write_bytes(content)
+        yield paths
 
 
 def cut(plan: Plan, parts: int) -> list[tuple[Due, ...]]:
