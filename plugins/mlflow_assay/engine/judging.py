@@ -222,13 +222,15 @@ def step(
 
 
 def conclude(bound: BoundJudge, subject: Subject, result: Feedback | UnscoredError, latency_ms: float) -> Feedback:
-    """The verdict of a composite from what its deliberation came to."""
+    """The verdict of a composite from what its deliberation came to; one wholly from the cache took no time."""
+    cached = (result.metadata or {}).get(semconv.CACHE_HIT) == "true"
+    took = None if cached else latency_ms
     if isinstance(result, UnscoredError):
-        return unscored(bound, subject, result, latency_ms)
+        return unscored(bound, subject, result, took)
     try:
-        return verdict(bound, subject, result, latency_ms)
+        return verdict(bound, subject, result, took)
     except UnscoredError as error:
-        return unscored(bound, subject, error, latency_ms)
+        return unscored(bound, subject, error, took)
 
 
 def outcome_of(feedback: Feedback) -> Outcome:
