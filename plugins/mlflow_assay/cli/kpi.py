@@ -143,11 +143,11 @@ def _fraction(option: str, text: str) -> tuple[int, int]:
     return int(part), int(whole)
 
 
-_COLUMNS = ("pass rate", "interval", "judge alone", "judged", "labels", "unscored")
+_COLUMNS = ("pass rate", "interval", "corrected", "judge alone", "judged", "labels", "unscored")
 
 
 def _show(out: Console, found: list[Kpi], by: str | None) -> None:
-    made = table(f"judge, {by}" if by else "judge", *_COLUMNS, numbers=(4, 5, 6))
+    made = table(f"judge, {by}" if by else "judge", *_COLUMNS, numbers=(5, 6, 7))
     for one in found:
         made.add_row(one.judge, *_cells(one.estimate))
         for value, estimate in one.slices.items():
@@ -162,9 +162,9 @@ def _show(out: Console, found: list[Kpi], by: str | None) -> None:
 def _cells(e: Estimate) -> list[str]:
     from mlflow_assay.report.words import interval, percent, rate
 
-    mark = "" if e.is_corrected else " not corrected"
+    how = ("by rates" if e.method == "rogan-gladen" else "by labels") if e.is_corrected else "no"
     counts = [str(e.n_judged), str(e.n_labelled), str(e.n_unscored)]
-    return [f"{rate(e)}{mark if e.raw is not None else ''}", interval(e), percent(e.raw), *counts]
+    return [rate(e), interval(e), how, percent(e.raw), *counts]
 
 
 def _lines(one: Kpi) -> list[str]:
