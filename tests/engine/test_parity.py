@@ -7,11 +7,11 @@ import asyncio
 import aiohttp
 import mlflow
 import pytest
-from mlflow_assay.engine.limits import AdaptiveLimiter, RetryPolicy
 
 from mlflow_assay.contracts import ModelSettings, UnscoredError
 from mlflow_assay.engine import judging
 from mlflow_assay.engine.chat import prepare
+from mlflow_assay.engine.limits import AdaptiveLimiter, RetryPolicy
 from mlflow_assay.judges.catalogue import Catalogue, JudgeEntry, _bind_instructions
 from mlflow_assay.judges.definition import JudgeDefinition
 from mlflow_assay.testing import FakeJudgeServer, answer

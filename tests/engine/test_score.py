@@ -7,12 +7,12 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from mlflow_assay.engine.limits import RetryPolicy
 
 from mlflow_assay import pipeline, semconv
 from mlflow_assay.contracts import ModelSettings
 from mlflow_assay.engine.budget import Budget
 from mlflow_assay.engine.cache import VerdictCache
+from mlflow_assay.engine.limits import RetryPolicy
 from mlflow_assay.engine.run import Options
 from mlflow_assay.errors import ConfigError, IncompleteError, StoreError
 from mlflow_assay.sources.mlflow_store import MlflowSource

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 from mlflow.entities import Feedback
 from mlflow.genai.scorers import Scorer
+
 from mlflow_assay.contracts import BooleanValue, JudgeContract
 
 
@@ -16,7 +17,7 @@ class Politeness(Scorer):
         value=BooleanValue(),
         needs=("outputs",),
     )
-    words: list[str] = ["please", "thank", "sorry"]
+    words: tuple[str, ...] = ("please", "thank", "sorry")
 
     def __call__(self, *, outputs: Any = None) -> Feedback:
         said = [word for word in self.words if word in str(outputs).lower()]

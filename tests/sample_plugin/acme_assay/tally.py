@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from mlflow.entities import Feedback
+
 from mlflow_assay import semconv
 
 
