@@ -25,7 +25,6 @@ import argparse
 import gzip
 import json
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -180,7 +179,8 @@ def main():
     parser.add_argument("--repeats", type=int, default=300)
     repeats = parser.parse_args().repeats
     if not DATA.is_dir():
-        sys.exit("Skipped: the recorded verdicts (../shared/data) are not on this machine.")
+        print("Skipped: the recorded verdicts (../shared/data) are not on this machine.")
+        return
     print(f"Cascades on recorded verdicts; calibrated with delta {DELTA:g}")
     for case in (telecom(), *pandalm()):
         report(case, repeats)

@@ -136,8 +136,9 @@ def calibrate_cascade(
 
     For each tier, thresholds are tested from strict to loose and the loosest before the first failure is taken
     (fixed-sequence testing), each by the Clopper-Pearson lower bound of the agreement at or above it. Which
-    thresholds are tested, and the first, depend on the confidences only. The first is the strictest that would
-    pass with one disagreement for every hundred rows, at most two: a stricter start falls to one unlucky row.
+    thresholds are tested, and the first, depend on the confidences only. The first is the strictest that would pass
+    with no disagreement, or with one or two where there are three or six times the rows that takes: a stricter start
+    falls to one unlucky row.
     `delta` is divided by the number of tiers (Bonferroni). A tier behind another is tested on the rows that reach it;
     since these depend on the labels through the thresholds before, its share of delta is divided further by the number
     of outcomes those could have had. With probability 1 - delta or more, the accepted verdicts of every tier, hence
@@ -226,7 +227,7 @@ def _thresholds(confidence: Floats, agreement: float, delta: float) -> Iterator[
     if points.size > MAX_THRESHOLDS:
         shares = 1 - np.arange(1, MAX_THRESHOLDS + 1) / MAX_THRESHOLDS
         points = np.unique(np.quantile(confidence, shares, method="higher"))
-    spare = min(2, confidence.size // 100)
+    spare = min(2, confidence.size // (3 * labels_for_gate(agreement, delta)))
     for point in points[::-1]:
         rows = int((confidence >= point).sum())
         if clopper_pearson_lower(max(0, rows - spare), rows, delta) >= agreement:
