@@ -52,7 +52,6 @@ RUN_WORK: Final = "assay.run.work"  # 16 hex digits over judges and selection; f
 RUN_JUDGE: Final = "assay.run.judge"  # assay.run.judge.<name> = digest
 
 # --- ours: tag on a trace chosen for labelling ----------------------------------------------------------
-LABEL_PROBABILITY: Final = "assay.label.probability"  # in (0, 1]; with which the trace was chosen for the experts
 LABEL_DRAW: Final = "assay.label.draw"  # assay.label.draw.<judge> = JSON: probability, queue, stratum, seed, date, …
 
 # --- ours: tags on an experiment --------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mlflow_assay.labels.designs import Draw
 from mlflow_assay.labels.pairs import Paired, pairs
 from mlflow_assay.labels.rows import Mark, Row
 from mlflow_assay.labels.verdicts import collect
@@ -39,7 +40,13 @@ def label(value: Any, *, by: str = "dana", name: str = "j", **more: Any) -> Mark
     return mark(value, name, by=by, human=True, **more)
 
 
-def row(number: int, *marks: Mark, session: str | None = None, groups: dict[str, str] | None = None) -> Row:
+def row(
+    number: int,
+    *marks: Mark,
+    session: str | None = None,
+    groups: dict[str, str] | None = None,
+    draws: dict[str, Draw] | None = None,
+) -> Row:
     """The `number`-th trace with these marks."""
     return Row(
         trace_id=f"tr-{number:032x}",
@@ -55,6 +62,7 @@ def row(number: int, *marks: Mark, session: str | None = None, groups: dict[str,
         simulated_customer=False,
         groups=groups or {},
         marks=marks,
+        draws=draws or {},
     )
 
 

@@ -7,6 +7,7 @@ from sklearn.metrics import cohen_kappa_score
 
 from mlflow_assay import semconv
 from mlflow_assay.contracts import BooleanValue, CategoricalValue, JudgeContract, NumericValue
+from mlflow_assay.labels.designs import Draw
 from mlflow_assay.labels.kpi import agreement_of, corrected, uncorrected
 from mlflow_assay.labels.kpis import kpi_of
 from mlflow_assay.labels.pairs import trained_note
@@ -119,6 +120,28 @@ def test_external_rates_are_used_only_where_labels_do_not_suffice(make):
     few = corrected(make.paired(world(make, labelled=5)), external=rates)
     assert few.method == "rogan-gladen"
     assert few.assumptions[0].startswith("Assumes the judge errs here as it did in a study")
+
+
+def test_drawn_labels_are_weighted_by_their_probabilities_and_stray_ones_left_out(make):
+    """Fails were drawn at 80 %, passes at 20 %; five labels came in from elsewhere and must not count."""
+    rows = []
+    for i in range(200):
+        passes, chosen = i % 4 != 0, (i % 20 != 0 if i % 4 == 0 else i % 5 == 0)
+        good = passes and i % 7 != 0
+        chance = 0.2 if passes else 0.8
+        draw = Draw(chance, "q", "pass" if passes else "fail", 150 if passes else 50, 30 if passes else 40, 1, "d")
+        marks = [make.mark(passes)] + ([make.label(good)] if chosen or i in (1, 2, 3, 6, 7) else [])
+        rows.append(make.row(i, *marks, draws={"j": draw} if chosen else None))
+    paired = make.paired(rows)
+    estimate = corrected(paired)
+    assert estimate.n_labelled == 70
+    assert "Labels come from the traces of this window, drawn with the probabilities given." in estimate.assumptions
+    assert any(note.startswith("5 labels are not used") for note in estimate.assumptions)
+    weights = [1 / 0.2 if p else 1 / 0.8 for p in paired.passed]
+    used = [i for i, label in enumerate(paired.sampled.labels) if label is not None]
+    same = sum(weights[i] for i in used if paired.passed[i] == paired.good[i])
+    expected = same / sum(weights[i] for i in used)
+    assert agreement_of(paired).accuracy.value == pytest.approx(expected)
 
 
 def test_slices_are_corrected_by_their_own_labels_only(make):

@@ -105,7 +105,7 @@ def check_judge(
         epsilon: how much worse than an expert the judge may be in the alternative-annotator test.
     """
     bare = paired.unlabelled_version()
-    told = [trained_note(paired)]
+    told = [trained_note(paired), *paired.sampled.notes]
     if bare is not None:
         told.append(f"{bare[1]} verdicts are of another version of the judge, none of whose traces is labelled.")
     return JudgeCheck(
@@ -128,23 +128,19 @@ def _scale(paired: Paired, confidence: float, target: float) -> Agreement | None
     words = {isinstance(x, str) for x in seen}
     if len(seen) < 3 or len(seen) > _MOST_STEPS or len(words) != 1:
         return None
+    chances = paired.sampled.probabilities
+    truth = [w if chances is None or chances[i] is not None else None for i, w in enumerate(paired.label_values)]
     return agreement(
         paired.values,
-        paired.label_values,
+        truth,
         name=f"{paired.judge}, own scale",
         categories=sorted({x for x in (*paired.values, *paired.label_values) if x is not None}),
         weighting=None if True in words else "quadratic",
         clusters=paired.clusters,
-        label_probabilities=_probabilities_on_scale(paired),
+        label_probabilities=chances,
         confidence=confidence,
         target=target,
     )
-
-
-def _probabilities_on_scale(paired: Paired) -> list[float | None] | None:
-    found = paired.label_probabilities
-    labelled = [p for p, v in zip(found or [], paired.label_values, strict=False) if v is not None]
-    return None if None in labelled else found
 
 
 def _people(paired: Paired, confidence: float, epsilon: float) -> People | None:

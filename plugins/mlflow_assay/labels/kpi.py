@@ -23,19 +23,19 @@ def corrected(
         external: error rates measured elsewhere, used only where labels do not suffice.
         confidence: level in (0, 1).
     """
-    bare = paired.unlabelled_version()
+    bare, sampled = paired.unlabelled_version(), paired.sampled
     estimate = corrected_kpi(
         paired.passed,
-        paired.good,
+        sampled.labels,
         kind="share",
         clusters=paired.clusters,
-        label_probabilities=paired.label_probabilities,
+        label_probabilities=sampled.probabilities,
         same_window=bare is None,
         external=external,
         name=name or paired.judge,
         confidence=confidence,
     )
-    notes = [trained_note(paired)]
+    notes = [trained_note(paired), *sampled.notes]
     if bare is not None:
         version, n = bare
         notes.append(
@@ -53,14 +53,18 @@ def uncorrected(paired: Paired, *, name: str | None = None, confidence: float = 
 def agreement_of(
     paired: Paired, *, name: str | None = None, confidence: float = 0.95, target: float = 0.2
 ) -> Agreement:
-    """How far the judge's pass and fail agree with the labels; traces it was trained on are left out."""
+    """How far the judge's pass and fail agree with the labels; traces it was trained on are left out.
+
+    Labels drawn by `assay labels pick` are weighted by their probabilities, and others then left out.
+    """
+    sampled = paired.sampled
     return agreement(
         paired.passed,
-        paired.good,
+        sampled.labels,
         name=name or paired.judge,
         categories=(False, True),
         clusters=paired.clusters,
-        label_probabilities=paired.label_probabilities,
+        label_probabilities=sampled.probabilities,
         confidence=confidence,
         target=target,
     )

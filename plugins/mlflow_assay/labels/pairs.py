@@ -11,6 +11,7 @@ from mlflow_assay import semconv
 from mlflow_assay.contracts import JudgeContract
 from mlflow_assay.labels.people import FoundLabels, Labels, labels_of
 from mlflow_assay.labels.rows import Row
+from mlflow_assay.labels.sampled import SampledLabels, sampled_labels
 from mlflow_assay.labels.verdicts import JudgeVerdicts, Verdict, scale_value
 
 __all__ = ["Paired", "pairs", "trained_note"]
@@ -72,11 +73,9 @@ class Paired:
         return [_number(v.mark.metadata.get(semconv.CONFIDENCE)) for v in self.verdicts]
 
     @property
-    def label_probabilities(self) -> list[float | None] | None:
-        """Probability in (0, 1] with which each unit was chosen for labelling; None unless every label has one."""
-        found = [v.row.label_probability for v in self.verdicts]
-        labelled = [p for p, good in zip(found, self.good, strict=True) if good is not None]
-        return found if labelled and None not in labelled else None
+    def sampled(self) -> SampledLabels:
+        """The labels that may enter a number about the whole window, with the probabilities they were drawn with."""
+        return sampled_labels(self.good, [v.row.draws.get(self.judge) for v in self.verdicts])
 
     @property
     def n_labelled(self) -> int:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay import semconv
 from mlflow_assay.contracts import TraceSource
 from mlflow_assay.errors import ConfigError
 from mlflow_assay.judges import fields as trace_fields
+from mlflow_assay.labels.designs import Draw, draws_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Assessment, Trace
@@ -75,8 +76,7 @@ class Row:
         simulated_customer: whether a model played the customer.
         groups: value of each breakdown, None where the trace has none.
         marks: its assessments.
-        label_probability: probability in (0, 1] with which the trace was chosen for labelling; None where not
-            recorded, which is taken as a draw at random.
+        draws: by judge, with which probability the trace was chosen for labelling (`assay labels pick`).
     """
 
     trace_id: str
@@ -92,7 +92,12 @@ class Row:
     simulated_customer: bool
     groups: Mapping[str, str | None]
     marks: tuple[Mark, ...]
-    label_probability: float | None = None
+    draws: Mapping[str, Draw] = field(default_factory=dict)
+
+    @property
+    def label_probability(self) -> float | None:
+        """Probability in (0, 1] with which the trace was chosen for labelling; None unless one draw alone chose it."""
+        return next(iter(self.draws.values())).probability if len(self.draws) == 1 else None
 
     @property
     def unit(self) -> str:
@@ -158,7 +163,7 @@ def read_row(trace: Trace, by: Sequence[str]) -> Row:
         simulated_customer=tags.get(semconv.TAG_CUSTOMER) == "simulated",
         groups={b: _group(trace, b) for b in by},
         marks=tuple(_mark(a) for a in info.assessments or [] if a.feedback is not None or a.expectation is not None),
-        label_probability=_probability(tags.get(semconv.LABEL_PROBABILITY)),
+        draws=draws_of(tags),
     )
 
 
@@ -178,14 +183,6 @@ def read_rows(source: TraceSource, by: Sequence[str], progress: Callable[[int], 
         if progress is not None:
             progress(len(rows))
     return sorted(rows.values(), key=lambda row: row.time_ms)
-
-
-def _probability(text: str | None) -> float | None:
-    try:
-        found = float(text or "")
-    except ValueError:
-        return None
-    return found if 0 < found <= 1 else None
 
 
 def _mark(assessment: Assessment) -> Mark:
