@@ -1,10 +1,6 @@
-"""Fakes and conformance suites, for this project's tests and for users' and plugin authors' own.
+"""A fake judge model: a real HTTP server on loopback that speaks OpenAI's chat-completions protocol.
 
-    with FakeJudgeServer(reply=answer(True, "because")) as server:
-        model = ModelSettings("openai:/fake", base_url=server.url)
-
-The fake is a real HTTP server on loopback that speaks OpenAI's chat-completions protocol. What it answers is
-scripted, so it says nothing about how good a judge is.
+What it answers is scripted, so it says nothing about how good a judge is.
 """
 
 from __future__ import annotations
@@ -14,17 +10,16 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.contracts import ModelSettings
 
 if TYPE_CHECKING:
     from aiohttp import web
-    from mlflow.entities import Feedback, Trace
 
-__all__ = ["FakeJudgeServer", "JudgeRequest", "ListSource", "MemorySink", "Reply", "answer"]
+__all__ = ["FakeJudgeServer", "JudgeRequest", "Reply", "answer"]
 
 
 @dataclass(frozen=True)
@@ -248,29 +243,3 @@ def _response(reply: Reply, request: JudgeRequest, tokens: tuple[int, int]) -> w
         "usage": usage,
     }
     return web.json_response(body, headers=reply.headers)
-
-
-class ListSource:
-    """A `TraceSource` over traces held in memory."""
-
-    def __init__(self, traces: Iterable[Trace]) -> None:
-        self._traces = list(traces)
-
-    def traces(self, *, spans: bool = True) -> Iterator[Trace]:
-        """The traces in the order given."""
-        return iter(self._traces)
-
-
-class MemorySink:
-    """A `Sink` that keeps what it is given in `written`."""
-
-    name: ClassVar[str] = "memory"
-
-    def __init__(self) -> None:
-        self.written: list[Feedback] = []
-
-    def write(self, feedback: Iterable[Feedback]) -> int:
-        """Keep the verdicts."""
-        before = len(self.written)
-        self.written.extend(feedback)
-        return len(self.written) - before

@@ -1,0 +1,36 @@
+"""Fakes and conformance suites, for this project's tests and for users' and plugin authors' own.
+
+with FakeJudgeServer(reply=answer(True, "because")) as server:
+judges = build_judges(["request_resolved"], model=server.model)
+score(MlflowSource("support"), judges)
+
+class TestMySink(SinkConformance):
+def make(self, tmp_path):
+return MySink(tmp_path / "out")
+"""
+
+from mlflow_assay.testing.conformance import (
+    ImporterConformance,
+    JudgeConformance,
+    SinkConformance,
+    SourceConformance,
+    sample_feedback,
+    sample_trace,
+)
+from mlflow_assay.testing.fakes import ListSource, MemorySink
+from mlflow_assay.testing.judge_server import FakeJudgeServer, JudgeRequest, Reply, answer
+
+__all__ = [
+    "FakeJudgeServer",
+    "ImporterConformance",
+    "JudgeConformance",
+    "JudgeRequest",
+    "ListSource",
+    "MemorySink",
+    "Reply",
+    "SinkConformance",
+    "SourceConformance",
+    "answer",
+    "sample_feedback",
+    "sample_trace",
+]
