@@ -25,10 +25,17 @@ if TYPE_CHECKING:
     from mlflow_assay.judges.local import TrainingReport
     from mlflow_assay.report.model import JudgeReport
 
-__all__ = ["CODE_JUDGES", "EXPERIMENT", "JUDGE", "LoopResult", "play"]
+__all__ = ["EXPERIMENT", "FAST_ENOUGH", "JUDGE", "LoopResult", "play"]
 
 JUDGE = "routing_accuracy"
-CODE_JUDGES = ("repeated_steps", "latency_limit")
+FAST_ENOUGH = """\
+# A judge is one YAML file. This one uses a judge that is code and sets its limit; no model is asked.
+name: fast_enough
+purpose: Does the customer get an answer within ten seconds?
+value: {type: categorical, options: [within, exceeded], good: [within]}
+uses: latency_limit
+with: {seconds: 10}
+"""
 UI_URL = "http://127.0.0.1:5000"  # where `mlflow ui` answers by default
 _FIELDS = ("first_user_message", "tag:agent", "final_answer")
 
@@ -96,7 +103,7 @@ def play(folder: Path, display: Display, *, requests: int = 500, labels: int = 2
         display.stage("3  A judge is trained on half of the labels; no model is called")
         learn = _first_half(thumbs, {turn.trace_id: turn.session_id for turn in traffic.turns})
         training = _train(folder / "judges", learn)
-        display.stage("4  The judge, and two judges that are code, go over all traces")
+        display.stage("4  The judge, and one that is code, go over all traces")
         report = _score(folder, display.steps("verdicts"))
         display.stage("5  How prevalent is the fault? Corrected by the labels the judge never saw")
         page, judged = _report(folder)
@@ -149,7 +156,8 @@ def _train(folder: Path, learn: set[str]) -> TrainingReport:
 def _score(folder: Path, told: Callable[[int, int], None]) -> RunReport:
     from mlflow_assay.sources.mlflow_store import MlflowSource
 
-    judges = pipeline.build_judges([JUDGE, *CODE_JUDGES], paths=[folder / "judges"])
+    (folder / "judges" / "fast_enough.yaml").write_text(FAST_ENOUGH, encoding="utf-8")
+    judges = pipeline.build_judges([JUDGE, "fast_enough"], paths=[folder / "judges"])
     return pipeline.score(MlflowSource(EXPERIMENT), judges, progress=lambda plan: _Counted(told, plan.total))
 
 
