@@ -202,7 +202,7 @@ def test_without_calibration_it_refuses_and_says_what_to_run(folder):
 
 
 def test_a_definition_without_calibration_is_valid_all_the_same(folder):
-    assert Catalogue([folder]).check(folder / "fits_cascade.yaml").contract.kind == "cascade"
+    assert Catalogue().check(folder / "fits_cascade.yaml").contract.kind == "cascade"
 
 
 def test_a_calibration_of_other_judges_is_refused(folder):

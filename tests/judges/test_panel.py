@@ -466,3 +466,15 @@ def test_deliberation_is_free_of_engine_and_network(folder):
     subject = Subject(_no_trace())
     found = deliberate(panel, lambda i: verdict(panel.members[i], subject, i != 1))
     assert found.value is True
+
+
+def test_a_panel_needs_what_all_its_members_need(folder):
+    put(
+        folder,
+        PANEL.replace('judge: fits, models: ["openai:/a", "openai:/b", "openai:/c"]', "judges: [fits, tone_word]"),
+    )
+    built = Catalogue([folder]).build("fits_panel", ModelSettings("openai:/any", "http://x"))
+    assert built.contract.needs == ("outputs",)
+    put(folder, FITS.replace("value:", "fields: {outputs: {said: final_answer}}\nvalue:"))
+    built = Catalogue([folder]).build("fits_panel", ModelSettings("openai:/any", "http://x"))
+    assert built.contract.needs == ()

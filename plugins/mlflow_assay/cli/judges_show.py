@@ -135,6 +135,7 @@ def _details(
     try:
         bound = catalogue.build(entry.name, model, texts)
         details.update(digest=bound.digest, model=bound.model.uri if bound.model else None)
+        details["needs"] = list(bound.contract.needs)
     except (ConfigError, NotTrustedError) as error:
         if texts:
             raise

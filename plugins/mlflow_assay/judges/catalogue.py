@@ -125,7 +125,8 @@ class Catalogue:
         """One definition file, checked as far as it can be without calling anything.
 
         Beyond reading it: the library it uses is installed, has that judge and takes those parameters, and MLflow
-        accepts the instructions. A judge that calls a model is built for a model that is never called.
+        accepts the instructions. A judge that calls a model is built for a model that is never called. The members of
+        a panel or cascade may lie in the same folder; a calibration is not asked for.
 
         Raises:
             DefinitionError: `file:line:` what was found and what is valid.
@@ -136,7 +137,7 @@ class Catalogue:
         model = ModelSettings(entry.definition.model or "openai:/unasked")
         try:
             if entry.definition.composite is not None:
-                self._members(entry, model, None)
+                Catalogue((*self._folders, path.parent))._members(entry, model, None)
             else:
                 self._build(entry, model, texts)
         except ConfigError as error:
