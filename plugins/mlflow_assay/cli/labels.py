@@ -260,6 +260,8 @@ def _print_state(result: PickResult) -> None:
             f"{q.added} would be added" if result.dry and q.added else f"{q.added} added" if q.added else "none added"
         )
         click.echo(f"  queue {q.name!r}: {added}; {q.pending} pending, {q.complete} complete, {q.declined} declined")
+        if q.url:
+            click.echo(f"    {q.url}")
     click.echo(_plan_words(result.plan))
     for note in result.notes:
         click.echo(note)

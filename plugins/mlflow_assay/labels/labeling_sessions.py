@@ -24,6 +24,7 @@ from mlflow.genai.review_queues import ReviewQueue
 from mlflow.tracking.fluent import _get_experiment_id
 
 from mlflow_assay import semconv
+from mlflow_assay.labels.queues import url_of
 
 __all__ = ["ReviewQueueLabelingStore"]
 
@@ -41,7 +42,6 @@ class ReviewQueueLabelingStore(AbstractLabelingStore):
 
     def __init__(self, tracking_uri: str | None = None) -> None:
         super().__init__(tracking_uri)
-        self._uri = tracking_uri or ""
         self._client = MlflowClient(tracking_uri)
 
     # --- sessions -----------------------------------------------------------------------------------
@@ -274,16 +274,10 @@ class ReviewQueueLabelingStore(AbstractLabelingStore):
             mlflow_run_id=run.info.run_id,
             review_app_id="",  # open-source MLflow has no review app
             experiment_id=str(queue.experiment_id),
-            url=self._url(queue),
+            url=url_of(queue) or "",
             enable_multi_turn_chat=False,
             custom_inputs=None,
         )
-
-    def _url(self, queue: ReviewQueue) -> str:
-        """The Review tab on a server; empty on a database URI, where no server is known."""
-        if not self._uri.startswith("http"):
-            return ""
-        return f"{self._uri.rstrip('/')}/#/experiments/{queue.experiment_id}/review-queue"
 
     def _schema(self, experiment_id: str, name: str) -> LabelSchema:
         found = _find(experiment_id, name)

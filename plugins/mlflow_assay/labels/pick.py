@@ -18,11 +18,13 @@ from mlflow_assay.labels.designs import Draw, DrawnSource, Frame, frames_of
 from mlflow_assay.labels.pairs import Paired
 from mlflow_assay.labels.picking import Candidate, Picks, Share, StratumState, assign, choose, confidence_cut
 from mlflow_assay.labels.planned import LabelPlan, plan_labels
+from mlflow_assay.labels.rows import Row
 from mlflow_assay.labels.window import LabelChoice, Window, read_window
 from mlflow_assay.sources.mlflow_store import MlflowSource, find_experiment
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment
+    from mlflow.genai.review_queues import ReviewQueue
 
 __all__ = ["PickRequest", "PickResult", "QueueState", "pick", "sample_state"]
 
@@ -81,13 +83,17 @@ class PickRequest:
 
 @dataclass(frozen=True)
 class QueueState:
-    """A review queue after the pick: items in it by status, and how many were added now."""
+    """A review queue after the pick: items in it by status, how many were added now, and where to find it.
+
+    `url` is None on a database URI, where no server is known, and in a dry run.
+    """
 
     name: str
     added: int
     pending: int
     complete: int
     declined: int
+    url: str | None = None
 
 
 @dataclass(frozen=True)
@@ -155,7 +161,7 @@ def pick(
     """
     experiment = find_experiment(request.experiment)
     sample = _read(experiment, request, contracts, progress)
-    share, notes = _share(request, sample)
+    share, notes = _share(request, sample, str(experiment.experiment_id))
     picks = choose(sample.candidates, sample.frame, share, date=_today())
     picks = assign(picks, sample.frame, list(request.queues), request.overlap)
     contents = _contents(request, sample, picks)
@@ -248,11 +254,6 @@ def _taken(experiment: Experiment, request: PickRequest) -> set[str]:
 
 
 def _candidates(paired: Paired, draws: Mapping[str, Draw], frame: Frame) -> tuple[Candidate, ...]:
-    ratings = paired.labels.ratings
-    whom = {
-        str(unit): frozenset(str(r).lower() for r, v in zip(ratings.raters, row, strict=True) if v is not None)
-        for unit, row in zip(ratings.units, ratings.values, strict=True)
-    }
     slices = paired.slices(frame.by) if frame.by else [None] * len(paired.verdicts)
     found = zip(paired.verdicts, paired.good, paired.confidences, slices, strict=True)
     return tuple(
@@ -260,13 +261,20 @@ def _candidates(paired: Paired, draws: Mapping[str, Draw], frame: Frame) -> tupl
             v.row.trace_id,
             v.reading.passed,
             good,
-            whom.get(v.unit, frozenset()),
+            _labellers(v.row, paired.judge),
             confidence,
             value,
             _own(draws.get(v.row.trace_id), frame),
         )
         for v, good, confidence, value in found
     )
+
+
+def _labellers(row: Row, judge: str) -> frozenset[str]:
+    """Who has answered, "cannot tell" included. A person's override of a verdict is no answer to a question asked."""
+    machine = {m.id for m in row.marks if not m.human and m.id}
+    said = [m for m in row.marks if m.human and m.valid and m.name == judge and not m.expectation]
+    return frozenset(m.source.lower() for m in said if m.overrides not in machine)
 
 
 def _own(draw: Draw | None, frame: Frame) -> Draw | None:
@@ -289,8 +297,8 @@ def _reading_notes(paired: Paired, inside: Paired, window: Window, known: Frame 
 # --- drawing --------------------------------------------------------------------------------------------
 
 
-def _share(request: PickRequest, sample: _Sample) -> tuple[Share, tuple[str, ...]]:
-    """How many to draw now: the pilot first, the rest once the pilot is labelled."""
+def _share(request: PickRequest, sample: _Sample, experiment_id: str) -> tuple[Share, tuple[str, ...]]:
+    """How many to draw now: the pilot first, the rest once each of its traces is labelled or declined."""
     if request.pilot is None:
         return request.share, ()
     drawn = [c for c in sample.candidates if c.draw is not None]
@@ -299,11 +307,18 @@ def _share(request: PickRequest, sample: _Sample) -> tuple[Share, tuple[str, ...
         rest = request.share.count - pilot
         told = f"This is the pilot. Once it is labelled, run the same command again for the other {rest}."
         return replace(request.share, count=pilot), (told,) if rest else ()
-    waiting = sum(not c.labelled for c in drawn)
+    declined = _declined(request, experiment_id) if any(not c.labelled for c in drawn) else set()
+    waiting = sum(not c.labelled and c.trace_id not in declined for c in drawn)
     if waiting:
         told = f"{waiting} of the {len(drawn)} traces drawn so far have no label; the rest is drawn once they do."
         return replace(request.share, count=len(drawn)), (f"{told} Leave out --pilot to draw it now.",)
     return request.share, ()
+
+
+def _declined(request: PickRequest, experiment_id: str) -> set[str]:
+    found = queues.find_queues(experiment_id)
+    mine = [found[name.lower()] for name in request.queues if name.lower() in found]
+    return {i.item_id for q in mine for i in queues.items_of(q.queue_id) if str(i.status) == "declined"}
 
 
 def _contents(request: PickRequest, sample: _Sample, picks: Picks) -> dict[str, list[str]]:
@@ -369,12 +384,13 @@ def _write(
             if draw != old[trace_id]:
                 client.set_trace_tag(trace_id, *draw.tag(request.judge))
     added = {name: queues.fill(made[name], ids) for name, ids in contents.items()}
-    return tuple(_queue_state(made[name].queue_id, name, added[name]) for name in contents)
+    return tuple(_queue_state(made[name], added[name]) for name in contents)
 
 
-def _queue_state(queue_id: str, name: str, added: int) -> QueueState:
-    status = [str(item.status) for item in queues.items_of(queue_id)]
-    return QueueState(name, added, *(status.count(s) for s in ("pending", "complete", "declined")))
+def _queue_state(queue: ReviewQueue, added: int = 0) -> QueueState:
+    status = [str(item.status) for item in queues.items_of(queue.queue_id)]
+    pending, complete, declined = (status.count(s) for s in ("pending", "complete", "declined"))
+    return QueueState(queue.name, added, pending, complete, declined, queues.url_of(queue))
 
 
 def _result(
@@ -430,5 +446,5 @@ def sample_state(
     picks = choose(sample.candidates, sample.frame, request.share, date=_today())
     named = {q.lower() for d in picks.draws.values() for q in d.queues}
     found = queues.find_queues(str(experiment.experiment_id))
-    states = tuple(_queue_state(q.queue_id, q.name, 0) for key, q in sorted(found.items()) if key in named)
+    states = tuple(_queue_state(q) for key, q in sorted(found.items()) if key in named)
     return _result(request, sample, picks, states, sample.notes, True)

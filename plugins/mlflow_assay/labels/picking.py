@@ -159,7 +159,7 @@ def choose(candidates: Sequence[Candidate], frame: Frame, share: Share, *, date:
         ConfigError: the breakdown makes too many strata.
     """
     strata = {c.trace_id: stratum_of(c, frame) for c in candidates}
-    sizes = Counter(strata.values())
+    sizes = dict(sorted(Counter(strata.values()).items()))  # ties between strata must not depend on the traces' order
     if len(sizes) > _MOST_STRATA:
         raise ConfigError(
             f"{frame.by!r} splits the traces into {len(sizes)} strata.",

@@ -6,14 +6,24 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from mlflow_assay.contracts import BooleanValue, CategoricalValue, JudgeContract
+from mlflow_assay.contracts import BooleanValue, CategoricalValue, JudgeContract, ValueSpec
 from mlflow_assay.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from mlflow.genai.label_schemas import LabelSchema
     from mlflow.genai.review_queues import ReviewQueue, ReviewQueueItem
 
-__all__ = ["check_queue", "ensure_queue", "ensure_schema", "fill", "find_queues", "items_of", "refused", "schema_input"]
+__all__ = [
+    "check_queue",
+    "ensure_queue",
+    "ensure_schema",
+    "fill",
+    "find_queues",
+    "items_of",
+    "refused",
+    "schema_input",
+    "url_of",
+]
 
 _PAGE = 200
 _MOST_USERS = 10
@@ -61,12 +71,26 @@ def schema_input(contract: JudgeContract | None) -> Any:
 
 def instruction(contract: JudgeContract | None) -> str:
     """What the expert reads under the question."""
+    why = "Say why in the rationale: the next version of the judge learns from it."
     if contract is None:
-        return "Pass or fail? Say why in the comment: the next version of the judge learns from it."
-    scale = contract.value.describe()
-    ask = "Pass is good, Fail is bad." if scale == "true/false, true passes" else f"Scale: {scale}."
-    purpose = contract.purpose.strip()[: _LONGEST_INSTRUCTION - 300]
-    return f"{purpose} {ask} Say why in the comment: the next version of the judge learns from it."
+        return f"Pass or fail? {why}"
+    purpose = contract.purpose.strip()[: _LONGEST_INSTRUCTION - 400]
+    return f"{purpose} {_meaning(contract.value)} {why}"
+
+
+def _meaning(value: ValueSpec) -> str:
+    if isinstance(value, BooleanValue):
+        return "Pass is good, Fail is bad." if value.good else "No is good, yes is bad."
+    if isinstance(value, CategoricalValue):
+        apart = f" {_listed(value.undecided)} if it cannot be judged." if value.undecided else ""
+        return f"Good is: {_listed(value.good)}.{apart}"
+    better = "or more" if value.better == "higher" else "or less"
+    kind = "A whole number" if value.integer else "A number"
+    return f"{kind} from {value.low:g} to {value.high:g}; {value.threshold:g} {better} is good."
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " or ".join(words)[:200]
 
 
 def ensure_schema(experiment_id: str, name: str, contract: JudgeContract | None) -> LabelSchema:
@@ -185,6 +209,16 @@ def ensure_queue(experiment_id: str, name: str, schema_id: str, users: Sequence[
             questions = [*found.schema_ids, schema_id] if missing else None
             return update_review_queue(found.queue_id, users=together, schema_ids=questions)
     return found
+
+
+def url_of(queue: ReviewQueue) -> str | None:
+    """Where the queue is worked off in MLflow's Review tab; None on a database URI, where no server is known."""
+    import mlflow
+
+    uri = str(mlflow.get_tracking_uri())
+    if not uri.startswith(("http://", "https://")):
+        return None
+    return f"{uri.rstrip('/')}/#/experiments/{queue.experiment_id}/review-queue?selectedQueueId={queue.queue_id}"
 
 
 def items_of(queue_id: str) -> list[ReviewQueueItem]:
