@@ -313,3 +313,69 @@ def test_what_cannot_be_compared_is_said(store, arguments, message):
         log("r", said("resolved", True), version=version)
     with pytest.raises((ConfigError, StoreError), match=message):
         run("compare", *arguments)
+
+
+# --- recalibrate ----------------------------------------------------------------------------------------
+
+STARS = """\
+name: stars
+purpose: How helpful is the answer?
+version: "3"
+value: {type: numeric, low: 1, high: 5, threshold: 5, integer: true}
+instructions: |
+  How helpful is {{ outputs }} as an answer to {{ inputs }}?
+"""
+
+
+def strict(n=60):
+    """A judge whose 4 and 5 are good answers, while only its 5 passes."""
+    for i in range(n):
+        stars = 1 + i % 5
+        good = stars >= 4
+        if i % 20 == 7:
+            good = not good
+        log(f"r{i}", said("stars", stars), said("stars", good, human="dana"))
+
+
+def test_a_judge_that_is_too_strict_gets_a_lower_threshold_and_nothing_is_changed(store, tmp_path):
+    folder = tmp_path / "judges"
+    folder.mkdir()
+    (folder / "stars.yaml").write_text(STARS)
+    strict()
+    found = asked("recalibrate", "-e", "test", "-j", "stars", "--path", folder)
+    assert (found["on"], found["old_threshold"], found["threshold"]) == ("value", 5, 3.5)
+    assert found["improves"]
+    assert found["after"]["kappa"]["value"] > found["before"]["kappa"]["value"]
+    assert '-version: "3"' in found["diff"]
+    assert '+version: "4"' in found["diff"]
+    assert "threshold: 3.5" in found["diff"]
+    assert (folder / "stars.yaml").read_text() == STARS
+    text = " ".join(run("recalibrate", "-e", "test", "-j", "stars", "--path", folder).stdout.split())
+    assert "Passing at 3.5 instead of 5 improves the judge" in text
+
+
+def test_a_judge_outside_the_catalogue_needs_its_threshold_said(store):
+    strict()
+    with pytest.raises(ConfigError, match="Nobody says from which score on 'stars' passes"):
+        run("recalibrate", "-e", "test", "-j", "stars")
+    found = asked("recalibrate", "-e", "test", "-j", "stars", "--threshold", "5")
+    assert (found["threshold"], found["diff"]) == (3.5, None)
+
+
+def test_confidences_are_turned_into_the_chance_of_a_pass(store):
+    """The judge calls a pass from 50 % on, and is right only from 80 % on."""
+    for i in range(60):
+        chance = (i % 10 + 0.5) / 10
+        passed = chance >= 0.5
+        sure = chance if passed else 1 - chance
+        verdict = said(
+            "local", passed, **{semconv.CONFIDENCE: f"{sure:.3f}", semconv.OUTCOME: "pass" if passed else "fail"}
+        )
+        log(f"r{i}", verdict, said("local", chance > 0.8, human="dana"))
+    found = asked("recalibrate", "-e", "test", "-j", "local")
+    assert (found["on"], found["threshold"]) == ("confidence", pytest.approx(0.8))
+
+
+def test_a_judge_without_scores_has_no_threshold(two_versions):
+    with pytest.raises(ConfigError, match="neither a score nor a confidence"):
+        run("recalibrate", "-e", "test", "-j", "resolved")
