@@ -180,12 +180,12 @@ class ReviewQueueLabelingStore(AbstractLabelingStore):
         """
         from mlflow.genai.datasets import get_dataset
 
-        records = get_dataset(name=dataset_name).records
-        known = {record.dataset_record_id: record for record in records}
-        if stray := sorted(set(record_ids or []) - set(known)):
+        records = get_dataset(name=dataset_name).to_df()
+        sources = dict(zip(records["dataset_record_id"], records["source"], strict=True))
+        if stray := sorted(set(record_ids or []) - set(sources)):
             raise _not_found(f"The dataset {dataset_name!r} has no record {stray[0]!r}.")
-        wanted = [known[i] for i in record_ids] if record_ids else list(records)
-        traces = [_trace_of(record) for record in wanted]
+        wanted = record_ids or list(sources)
+        traces = [_trace_of(sources[i]) for i in wanted]
         if lacking := traces.count(None):
             raise MlflowException.invalid_parameter_value(
                 f"{lacking} of {len(wanted)} records of the dataset {dataset_name!r} were not made from a trace, and "
@@ -328,9 +328,9 @@ def _all_schemas(experiment_id: str) -> list[LabelSchema]:
             return found
 
 
-def _trace_of(record: Any) -> str | None:
+def _trace_of(source: Any) -> str | None:
     """The id of the trace a dataset record was made from, or None."""
-    source = record.source
     if source is None or "TRACE" not in str(source.source_type).upper():
         return None
-    return (source.source_data or {}).get("trace_id")
+    found: str | None = (source.source_data or {}).get("trace_id")
+    return found
