@@ -288,6 +288,10 @@ def evaluate(
 ) -> EvaluationResult:
     """`mlflow.genai.evaluate` on this package's engine: what it takes, and the result it gives.
 
+    Every call is a new evaluation run that judges every row; replies already paid for come from the cache, if
+    there is one. All rows get their outputs and traces first, then all are judged. Left out of what MLflow does:
+    a `ConversationSimulator` as data, traces of the scorers' own work, and the tags of `@mlflow.test`.
+
     Args:
         data: a DataFrame (also of `mlflow.search_traces`), a list of mappings with inputs, outputs, expectations,
             tags or trace, a list of traces, or an evaluation dataset.

@@ -383,10 +383,10 @@ def test_a_second_evaluation_is_a_new_run_and_its_replies_come_from_the_cache(fo
 
 
 def test_every_row_counts_with_many_rows():
-    rows = [{"inputs": {"q": i}, "outputs": "x" * i} for i in range(60)]
+    rows = [{"inputs": {"q": i}, "outputs": "x" * i} for i in range(105)]
     result = mlflow_assay.evaluate(rows, [length, polite, rating])
-    assert len(result.result_df) == 60
-    assert result.result_df["length/value"].tolist() == list(range(60))
+    assert len(result.result_df) == 105
+    assert result.result_df["length/value"].tolist() == list(range(105))
     assert result.result_df.filter(like="/value").notna().all().all()
 
 

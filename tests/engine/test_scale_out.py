@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -295,3 +296,13 @@ def test_what_cannot_be_shared_is_refused_before_anything_is_judged(folder, log_
         with pytest.raises(ConfigError, match=r"writes to MLflow only.*'memory'"):
             pipeline.score(MlflowSource("test"), judges, engine="ray", sinks=[MemorySink()], evaluation_run=False)
         assert not server.requests
+
+
+@pytest.mark.parametrize(("engine", "module"), [("ray", "ray"), ("spark", "pyspark.sql")])
+def test_an_engine_that_is_not_installed_names_its_extra(engine, module, folder, log_trace, monkeypatch):
+    log_trace(request="question 0")
+    monkeypatch.setitem(sys.modules, module, None)
+    with FakeJudgeServer(even_passes) as server:
+        judges = pipeline.build_judges(["looks_right"], model=server.model, paths=[folder])
+        with pytest.raises(ConfigError, match=rf"pip install 'mlflow-assay\[{engine}\]'"):
+            pipeline.score(MlflowSource("test"), judges, engine=engine, evaluation_run=False)
