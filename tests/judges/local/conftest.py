@@ -36,7 +36,7 @@ def requests() -> Callable[..., tuple[list[Any], Any]]:
     from mlflow_assay.judges.local import Example, LabelSet
 
     def make(n: int, *, seed: int = 0, right: float = 0.5, slip: float = 0.0, sessions: int | None = None) -> Any:
-        draw = random.Random(seed)
+        draw = random.Random(seed)  # noqa: S311 - test data
         found, passed = [], {}
         for i in range(n):
             desk = draw.choice(list(SUBJECTS))

@@ -71,7 +71,8 @@ def test_no_field_or_one_named_twice_is_a_configuration_error(fields):
 
 
 @pytest.mark.parametrize(
-    ("value", "kind"), [(None, "text"), ("  \n", "text"), (float("nan"), "number"), ("many", "number"), ("", "category")]
+    ("value", "kind"),
+    [(None, "text"), ("  \n", "text"), (float("nan"), "number"), ("many", "number"), ("", "category")],
 )
 def test_a_needed_value_that_is_absent_empty_or_no_number_is_a_missing_field(value, kind):
     values = {} if value is None else {"final_answer": value}

@@ -13,7 +13,9 @@ def said(trace, value, by="ann", name="ok"):
     return Label(trace, name, value, by)
 
 
-@pytest.mark.parametrize(("value", "passed"), [(True, True), ("YES", True), ("pass", True), ("No", False), (False, False)])
+@pytest.mark.parametrize(
+    ("value", "passed"), [(True, True), ("YES", True), ("pass", True), ("No", False), (False, False)]
+)
 def test_yes_true_and_pass_are_one_value(value, passed):
     assert settle([said("t", value)], "ok").passed == {"t": passed}
 

@@ -129,7 +129,7 @@ def test_a_pickle_in_place_of_an_array_is_not_opened_even_with_a_fitting_digest(
         members["judge.json"] = json.dumps(manifest | {"digest": digest}).encode()
 
     rewrite(saved, plant)
-    with pytest.raises(ConfigError, match="not complete.*allow_pickle"):
+    with pytest.raises(ConfigError, match=r"not complete.*allow_pickle"):
         LocalJudge.load(saved)
     assert not target.exists()
 

@@ -45,24 +45,20 @@ def test_the_reported_kappa_is_what_new_traces_of_the_same_kind_show(requests, t
 
 
 def test_the_promised_agreement_holds_on_new_traces(requests):
-    found, labels = requests(260, seed=5, slip=0.05)
+    found, labels = requests(500, seed=5, slip=0.05)
     judge = learn(found, labels, target_agreement=0.85)
     assert judge.report.target_proven
-    new, truth = requests(800, seed=77, slip=0.05)
-    agreed, answered = 0, 0
-    for example in new:
-        try:
-            agreed += judge.predict(example).passed == truth.passed[example.trace_id]
-            answered += 1
-        except UnscoredError as error:
-            assert error.reason is Unscored.LOW_CONFIDENCE
-    assert agreed / answered > 0.85
-    assert answered / 800 == pytest.approx(judge.report.coverage, abs=0.15)
+    new, truth = requests(1500, seed=77, slip=0.05)
+    scores = judge.scores(new)
+    answered = judge.confidence.of(scores) >= judge.threshold
+    agreed = (scores > 0) == [truth.passed[e.trace_id] for e in new]
+    assert agreed[answered].mean() > 0.85
+    assert answered.mean() == pytest.approx(judge.report.coverage, abs=0.15)
 
 
 def test_twins_in_training_and_test_flatter_a_judge_and_grouping_shows_it():
     """Labels at random, each text four times with its label: there is nothing to learn but the twins."""
-    words = "amber birch cedar delta ember fjord grove haven inlet jetty knoll lagoon mesa".split()
+    words = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "haven", "inlet", "jetty", "knoll", "mesa"]
     draw = np.random.default_rng(0)
     found, passed = [], {}
     for i in range(40):
@@ -128,7 +124,7 @@ def test_nothing_is_learnt_from_one_class_even_by_force(requests, force):
 
 def test_nothing_is_learnt_from_no_labels(requests):
     found, _ = requests(5)
-    with pytest.raises(NotTrustedError, match="No trace has a usable label 'ok'.*2 ties"):
+    with pytest.raises(NotTrustedError, match=r"No trace has a usable label 'ok'.*2 ties"):
         learn(found, LabelSet("ok", {}, ties=2))
 
 

@@ -173,11 +173,9 @@ def raw(block: Block, rows: Sequence[Row], encode: Encoder | None = None) -> Raw
     from sklearn.feature_extraction.text import CountVectorizer
 
     documents = [_terms(block, r) for r in rows]
-    if not any(documents):
-        documents = [[NONE] for _ in rows]
     counter = CountVectorizer(analyzer=_as_is, dtype=np.float64)
-    counts = counter.fit_transform(documents)
-    return RawBlock(block, counts, tuple(counter.get_feature_names_out().tolist()))
+    counter.fit(documents if any(documents) else [[NONE]])
+    return RawBlock(block, counter.transform(documents), tuple(counter.get_feature_names_out().tolist()))
 
 
 def fit(found: RawBlock, train: Ints) -> tuple[FittedBlock, Any]:
@@ -205,9 +203,7 @@ def fit(found: RawBlock, train: Ints) -> tuple[FittedBlock, Any]:
 def _kept(counts: Any) -> Ints:
     """Terms of at least two rows (of one, where no term is in two), the most frequent `MAX_TERMS` of them."""
     frequency = np.bincount(counts.indices, minlength=counts.shape[1])
-    columns = np.flatnonzero(frequency >= 2)
-    if not columns.size:
-        columns = np.flatnonzero(frequency >= 1)
+    columns = np.flatnonzero(frequency >= min(2, frequency.max()))
     if columns.size > MAX_TERMS:
         columns = np.sort(columns[np.argsort(-frequency[columns], kind="stable")[:MAX_TERMS]])
     return columns.astype(np.int64)

@@ -230,15 +230,19 @@ def _dense_words(block: features.Block, row: Row) -> str:
         beside = f" with {block.by} = {features.crossing(row, block.by)}" if block.by else ""
         return f"the meaning of {block.field}{beside}"
     if isinstance(value, tuple):
-        return f"{len(value)} in {block.field}"
+        return f"{len(value)} name{'' if len(value) == 1 else 's'} in {block.field}"
     return f"{block.field} = {value:g}" if isinstance(value, float) else f"no {block.field}"
 
 
 def _distinct(found: Iterable[str]) -> Iterator[str]:
-    """The first few, leaving out those whose quoted words another already holds."""
+    """The first few, leaving out those whose quoted words another holds or that are all function words of English."""
+    from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+
     kept: list[str] = []
     for words in found:
         quoted = _quoted(words)
+        if quoted and quoted <= ENGLISH_STOP_WORDS:
+            continue
         if not any(quoted and (quoted & _quoted(k)) for k in kept):
             kept.append(words)
             yield words
