@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from mlflow_assay import semconv
 from mlflow_assay.cli import assay, main
 from mlflow_assay.errors import ConfigError, StoreError
+from mlflow_assay.testing import FakeJudgeServer, answer
 
 START = 1_793_520_000_000  # 2026-11-01T08:00:00Z
 _clock = itertools.count()
@@ -39,13 +40,13 @@ def said(name, value, *, human=None, **metadata):
     return Feedback(name=name, value=value, source=source, metadata={k: v for k, v in metadata.items() if v})
 
 
-def log(request, *assessments, **tags):
+def log(request, *assessments, experiment="test", **tags):
     """One trace of a single span with its assessments, written to the store in two calls; returns its id."""
     import mlflow
     from mlflow.entities import Span, TraceInfo, TraceLocation, TraceState
     from mlflow.tracing.client import TracingClient
 
-    experiment = mlflow.set_experiment("test").experiment_id
+    location = mlflow.set_experiment(experiment).experiment_id
     store, number = TracingClient().store, uuid.uuid4()
     start = START + next(_clock) * 1000
     attributes = {"mlflow.traceRequestId": f"tr-{number.hex}", "mlflow.spanInputs": {"request": request}}
@@ -60,10 +61,10 @@ def log(request, *assessments, **tags):
         "status": {"code": "STATUS_CODE_OK", "message": ""},
         "events": [],
     }
-    store.log_spans(experiment, [Span.from_dict(span)])
+    store.log_spans(location, [Span.from_dict(span)])
     info = TraceInfo(
         trace_id=f"tr-{number.hex}",
-        trace_location=TraceLocation.from_experiment_id(experiment),
+        trace_location=TraceLocation.from_experiment_id(location),
         request_time=start,
         state=TraceState.OK,
         execution_duration=5,
@@ -379,3 +380,109 @@ def test_confidences_are_turned_into_the_chance_of_a_pass(store):
 def test_a_judge_without_scores_has_no_threshold(two_versions):
     with pytest.raises(ConfigError, match="neither a score nor a confidence"):
         run("recalibrate", "-e", "test", "-j", "resolved")
+
+
+# --- drift and probe ------------------------------------------------------------------------------------
+
+FITS = """\
+name: fits
+purpose: Does it fit?
+value: {type: boolean}
+instructions: Does {{ inputs }} fit?
+"""
+
+
+@pytest.fixture
+def fits(store, tmp_path):
+    """Options that name the judge `fits` asked of a server."""
+    folder = tmp_path / "judges"
+    folder.mkdir()
+    (folder / "fits.yaml").write_text(FITS)
+
+    def options(server):
+        return ("--path", folder, "--model", "openai:/fake", "--base-url", server.url)
+
+    return options
+
+
+def gold(n=40):
+    """Gold traces judged once: request 0 to n, the even ones pass; labels agree."""
+    for i in range(n):
+        log(f"number {i}.", said("fits", i % 2 == 0), said("fits", i % 2 == 0, human="dana"))
+
+
+def number(request):
+    return int(request.prompt.split("number ")[-1].split(".")[0])
+
+
+def test_a_judge_that_says_the_same_again_has_not_drifted(fits):
+    gold()
+    with FakeJudgeServer(lambda r: answer(number(r) % 2 == 0)) as server:
+        found = asked("drift", "-e", "test", "-j", "fits", *fits(server))
+        assert len(server.requests) == 40
+    assert (found["cause"], found["gold"]["flips"]["raw"]) == ("none", 0.0)
+    assert found["gold"]["now"]["kappa"]["value"] == 1.0
+
+
+def test_a_judge_that_became_lenient_has_drifted_and_nothing_is_written(fits):
+    import mlflow
+
+    gold()
+    with FakeJudgeServer(lambda r: answer(number(r) % 2 == 0 or number(r) % 3 == 0)) as server:
+        done = run("drift", "-e", "test", "-j", "fits", *fits(server), code=1)
+    assert "The judge changed (+17.5 points on 40 gold traces)" in " ".join(done.stdout.split())
+    traces = mlflow.search_traces(locations=["1"], return_type="list", include_spans=False)
+    assert all(len(trace.info.assessments) == 2 for trace in traces)
+
+
+def test_a_drop_with_an_unmoved_judge_is_the_agents(fits):
+    gold(200)
+    with FakeJudgeServer(lambda r: answer(number(r) % 2 == 0)) as server:
+        for i in range(60):
+            log(f"live {i}", said("fits", i % 5 == 0), experiment="live")
+        live = ("--watch", "live", "--baseline", "0.9")
+        done = run("drift", "-e", "test", "-j", "fits", *live, *fits(server), code=1)
+    assert "The agent got worse" in " ".join(done.stdout.split())
+
+
+def test_stored_verdicts_need_to_be_there_twice(fits):
+    gold(3)
+    with pytest.raises(ConfigError, match="No gold trace carries two verdicts of 'fits'"):
+        run("drift", "-e", "test", "-j", "fits", "--stored")
+
+
+def test_watch_and_baseline_belong_together(store):
+    with pytest.raises(ConfigError, match="--watch and --baseline belong together"):
+        run("drift", "-e", "test", "-j", "fits", "--watch", "live")
+
+
+def test_a_judge_that_changes_its_mind_is_found_out(fits):
+    """On every fifth request the server contradicts itself each time it is asked again."""
+    for i in range(20):
+        log(f"number {i}.")
+    seen = {}
+
+    def reply(request):
+        i = number(request)
+        seen[i] = seen.get(i, 0) + 1
+        return answer(i % 2 == 0 if i % 5 else seen[i] % 2 == 0)
+
+    with FakeJudgeServer(reply) as server:
+        found = asked("probe", "-e", "test", "-j", "fits", "--sample", "20", "--repeats", "3", *fits(server))
+        assert len(server.requests) == 60
+    assert (found["n"], found["verdicts"], len(found["unstable"])) == (20, 60, 4)
+    assert found["changing"]["raw"] == 0.2
+
+
+def test_a_probe_of_stored_verdicts_without_repeats_says_what_to_do(fits):
+    gold(3)
+    with pytest.raises(ConfigError, match=r"No trace has two scored verdicts.*Leave out --stored"):
+        run("probe", "-e", "test", "-j", "fits", "--stored")
+
+
+def test_probe_says_it_in_words(fits):
+    for i in range(6):
+        log(f"number {i}.")
+    with FakeJudgeServer(lambda r: answer(number(r) % 2 == 0)) as server:
+        text = run("probe", "-e", "test", "-j", "fits", "--repeats", "2", *fits(server)).stdout
+    assert "It said the same every time on 6 of 6 traces (12 verdicts)." in " ".join(text.split())

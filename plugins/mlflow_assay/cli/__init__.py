@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "agreement": ("mlflow_assay.cli.agreement:agreement", "Check a judge against people's labels."),
     "kpi": ("mlflow_assay.cli.kpi:kpi", "Give pass rates corrected for the judge's errors."),
     "recalibrate": ("mlflow_assay.cli.recalibrate:recalibrate", "Find a better threshold from stored scores."),
+    "drift": ("mlflow_assay.cli.drift:drift", "Tell a judge that changed from an agent that got worse."),
+    "probe": ("mlflow_assay.cli.probe:probe", "Say how far a judge repeats itself."),
     "compare": ("mlflow_assay.cli.compare:compare", "Say whether B is better than A, on the same inputs."),
     "labels": ("mlflow_assay.cli.labels:labels", "Choose what experts shall label; labels in and out as CSV."),
     "align": ("mlflow_assay.cli.align:align", "Align a judge with the experts, accepted only when proven."),

@@ -223,7 +223,8 @@ def _lines(one: JudgeComparison) -> list[str]:
     if one.pass_k is not None:
         a, b, c = one.pass_k
         shown = [_value(e.raw, True) for e in (a, b)]
-        lines.append(f"{c.name}: A {shown[0]}, B {shown[1]}. {c.verdict}")
+        told = c.verdict.removeprefix(f"{c.name}: ")
+        lines.append(f"{c.name}: A {shown[0]}, B {shown[1]}: {told}")
     return lines
 
 
@@ -239,7 +240,7 @@ def _show(
     for line in _heading(a, b, field, pairing):
         out.print(line)
     corrected = any(f.comparison.corrected is not None for f in found)
-    chosen = [i for i, name in enumerate(_COLUMNS) if corrected or name != "corrected difference"]
+    chosen = [i for i, name in enumerate(_COLUMNS[:-1]) if corrected or name != "corrected difference"]
     made = table(*(_COLUMNS[i] for i in chosen))
     for one in found:
         cells = _cells(one)

@@ -1,0 +1,119 @@
+"""`assay probe`: does a judge repeat itself? The same traces, asked again."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlflow_assay.cli.labelled import confidence_option, console, contracts, measure, read, table
+from mlflow_assay.cli.options import judges_path, model_options, model_settings, trace_options
+from mlflow_assay.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlflow_assay.labels.history import Repeats
+
+__all__ = ["probe"]
+
+_SHOWN = 10
+
+
+@click.command()
+@trace_options
+@click.option("--judge", "-j", required=True, help="The judge to probe.")
+@click.option("--stored", is_flag=True, help="Use verdicts that stand on the traces more than once; ask nothing.")
+@click.option("--sample", type=click.IntRange(min=2), default=30, show_default=True, help="Traces to ask about.")
+@click.option("--repeats", type=click.IntRange(2, 20), default=3, show_default=True, help="How often to ask.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the sample.")
+@click.option("--set", "settings", multiple=True, help="Text for the judge: JUDGE.VARIABLE=TEXT or =@FILE; repeatable.")
+@click.option("--max-calls", type=click.IntRange(min=1), help="At most so many model calls.")
+@model_options
+@confidence_option
+@judges_path
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def probe(
+    experiment: str,
+    filter_string: str | None,
+    since: str | None,
+    max_traces: int | None,
+    judge: str,
+    stored: bool,
+    sample: int,
+    repeats: int,
+    seed: int,
+    settings: tuple[str, ...],
+    max_calls: int | None,
+    model: str | None,
+    base_url: str | None,
+    timeout_s: float,
+    confidence: float,
+    paths: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Ask a judge about the same traces several times and say how far it repeats itself.
+
+    A verdict that changes when nothing else does is noise: it blurs every rate, and `assay drift` must tolerate
+    it. Calls the model (sample × repeats times), never takes a verdict from the cache and writes nothing.
+
+    \b
+    assay probe --experiment support --judge request_resolved --model openai:/gpt-4.1-mini --sample 50
+    assay probe -e support -j tone --stored
+    """
+    from mlflow_assay.labels.history import history, repeats_of, stored_repeats
+
+    chosen = model_settings(model, base_url, timeout_s)
+    window = read(experiment, filter_string, since, max_traces, (), paths, quiet=as_json)
+    homes = {row.trace_id: row.unit for row in window.rows}
+    if stored:
+        said = stored_repeats(history(window.rows, judge, contracts(paths).get(judge)))
+    else:
+        said = _ask((judge, chosen, paths, settings), _drawn(list(homes), sample, seed), repeats, max_calls)
+    found = repeats_of(judge, said, homes, confidence=confidence)
+    if not found.n:
+        raise ConfigError(
+            f"No trace has two scored verdicts of one version of {judge!r}.",
+            found=f"{len(said)} traces asked about, {found.unscored} repeats unscored",
+            fix="Leave out --stored to ask it now." if stored else "See why with assay judges test.",
+        )
+    if as_json:
+        click.echo(json.dumps({"judge": judge, "stored": stored, **found.to_dict()}, ensure_ascii=False, indent=2))
+        return
+    _show(judge, found)
+
+
+def _drawn(trace_ids: list[str], count: int, seed: int) -> list[str]:
+    import random
+
+    return sorted(random.Random(seed).sample(sorted(trace_ids), min(count, len(trace_ids))))  # noqa: S311 - a sample
+
+
+def _ask(how: tuple[str, Any, tuple[str, ...], tuple[str, ...]], ids: list[str], times: int, limit: int | None) -> Any:
+    from mlflow_assay.cli.asking import ask, build
+
+    answers = ask(build(*how), ids, times, limit)
+    return {trace: [one.get(trace) for one in answers] for trace in ids}
+
+
+def _show(judge: str, found: Repeats) -> None:
+    from mlflow_assay.report.words import interval, percent, rate
+
+    out = console()
+    out.print(judge, style="bold")
+    stable = found.n - len(found.unstable)
+    out.print(f"It said the same every time on {stable} of {found.n} traces ({found.verdicts} verdicts).")
+    out.print(
+        f"Asked twice, it contradicts itself on {rate(found.flips)} [{interval(found.flips)}]. Agreement with itself "
+        f"beyond chance (Krippendorff's alpha): {measure(found.alpha)}."
+    )
+    if found.unscored:
+        out.print(f"{found.unscored} repeats were unscored and are in no number.")
+    ceiling = found.flips.high
+    out.print(
+        f"For a check of a gold set: assay drift --tolerated-flips {ceiling or 0:.2f} ({percent(ceiling)} at most)."
+    )
+    if found.unstable:
+        made = table("trace with changing verdicts", "passed", "failed", numbers=(1, 2))
+        for trace, (passed, failed) in list(found.unstable.items())[:_SHOWN]:
+            made.add_row(trace, str(passed), str(failed))
+        out.print(made)
