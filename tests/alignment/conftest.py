@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,6 +33,12 @@ SUBJECTS = ["invoice", "router", "contract", "tariff", "roaming", "handset", "vo
 VERBS = ["question", "complain", "wonder", "ask", "write", "insist", "remark", "enquire", "demand", "note"]
 
 
+@pytest.fixture(autouse=True)
+def _no_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's own judge path would look prices up on the network."""
+    monkeypatch.setenv("MLFLOW_MODEL_CATALOG_URI", "")
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     path = tmp_path / "judges"
@@ -52,22 +59,48 @@ def label_trace() -> Callable[..., None]:
     return label
 
 
+@pytest.fixture(scope="session")
+def _labelled_store(_empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with 120 labelled traces, made once a worker; tests get copies, and take fewer with --max-traces.
+
+    In a third of them the agent says SHRUG, which the experts call impolite and an unaligned judge lets pass.
+    """
+    path = tmp_path_factory.mktemp("labelled") / "labelled.db"
+    shutil.copy(_empty_store, path)
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{path}")
+    mlflow.create_experiment("test", artifact_location=(path.parent / "artifacts").as_uri())
+    mlflow.set_experiment("test")
+    for i in range(120):
+        _labelled_trace(i)
+    mlflow.set_tracking_uri(before)
+    return path
+
+
+def _labelled_trace(i: int) -> None:
+    rude = i % 3 == 0
+    with mlflow.start_span("agent", span_type="AGENT") as root:
+        subject = SUBJECTS[(i // 10 + i) % 10]
+        root.set_inputs({"request": f"I {VERBS[i % 10]} about my {subject} number{i} zeta{i * 7} omega{i * 13}"})
+        root.set_outputs({"answer": f"SHRUG, item{i} not my job" if rude else f"Thank you, item{i} is on its way"})
+    mlflow.log_feedback(
+        trace_id=root.trace_id,
+        name="polite",
+        value="fail" if rude else "pass",
+        source=AssessmentSource(AssessmentSourceType.HUMAN, "ann"),
+        rationale="Shrugging a customer off is impolite." if rude else None,
+    )
+
+
 @pytest.fixture
-def labelled(log_trace, label_trace) -> Callable[..., list[str]]:
-    """Traces with labels: a third say SHRUG, which the experts call impolite and an unaligned judge lets pass."""
-
-    def make(n: int = 60, name: str = "polite") -> list[str]:
-        ids = []
-        for i in range(n):
-            rude = i % 3 == 0
-            request = f"I {VERBS[i % 10]} about my {SUBJECTS[(i // 10 + i) % 10]} number{i} zeta{i * 7} omega{i * 13}"
-            reply = f"SHRUG, item{i} not my job" if rude else f"Thank you, item{i} is on its way"
-            ids.append(log_trace(request=request, answer=reply, tools=()))
-            reason = "Shrugging a customer off is impolite." if rude else None
-            label_trace(ids[-1], ["fail", "pass"][not rude], name=name, rationale=reason)
-        return ids
-
-    return make
+def labelled(store: str, _labelled_store: Path) -> list[str]:
+    """The ids of the labelled traces, oldest first, in a fresh copy of the store."""
+    shutil.copy(_labelled_store, store.removeprefix("sqlite:///"))
+    experiment = mlflow.get_experiment_by_name("test")
+    found = mlflow.MlflowClient().search_traces(
+        locations=[experiment.experiment_id], max_results=200, order_by=["timestamp_ms ASC"], include_spans=False
+    )
+    return [trace.info.trace_id for trace in found]
 
 
 def case_of(request: JudgeRequest) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 from click.testing import CliRunner
+from tests.alignment.conftest import DEFINITION, case_of, deaf, learner
 
 from mlflow_assay.alignment import record
 from mlflow_assay.cli.align import align as command
@@ -15,13 +16,11 @@ from mlflow_assay.errors import AssayError, ConfigError
 from mlflow_assay.judges import definition as definitions
 from mlflow_assay.testing import FakeJudgeServer, answer
 
-from tests.alignment.conftest import DEFINITION, SUBJECTS, case_of, deaf, learner
 
-
-def run(server: FakeJudgeServer | None, folder: Path, *more: str, judge: str = "polite", optimizer="nearest_examples"):
+def run(server: FakeJudgeServer, folder: Path, *more: str, judge="polite", optimizer="nearest_examples", traces=60):
     arguments = [judge, "-e", "test", "-o", optimizer, "--path", str(folder), "--out", "new", "--json", *more]
-    if server is not None:
-        arguments += ["--model", "openai:/fake-judge", "--base-url", server.url]
+    arguments += ["--max-traces", str(traces)]
+    arguments += ["--model", "openai:/fake-judge", "--base-url", server.url]
     result = CliRunner().invoke(command, arguments, catch_exceptions=True)
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -33,7 +32,7 @@ def machine_verdicts(ids):
 
 
 def test_examples_that_help_are_accepted_written_and_logged(labelled, folder, store):
-    ids = labelled()
+    ids = labelled[:60]
     with FakeJudgeServer(learner) as server:
         code, found = run(server, folder)
     assert code == 0
@@ -60,11 +59,10 @@ def test_the_gates_figures_are_those_of_the_installed_definition(labelled, folde
     from mlflow_assay.judges.catalogue import Catalogue
     from mlflow_assay.sources.mlflow_store import MlflowSource, load_ids
 
-    labelled(45)
     with FakeJudgeServer(learner) as server:
         _, found = run(server, folder)
         bound = Catalogue(["new"]).build("polite", server.model)
-        labels = read_labels(MlflowSource("test").infos(), "polite", bound.contract)
+        labels = read_labels(MlflowSource("test", max_traces=60).infos(), "polite", bound.contract)
         test = attach(load_ids(found["split"]["test"]), labels.labels)
         said = Asker().ask(bound, test)
     assert bound.digest == found["new"]["digest"]
@@ -72,7 +70,7 @@ def test_the_gates_figures_are_those_of_the_installed_definition(labelled, folde
 
 
 def test_examples_that_do_not_help_are_rejected_and_nothing_changes(labelled, folder, store):
-    ids = labelled()
+    ids = labelled[:60]
     with FakeJudgeServer(deaf) as server:
         code, found = run(server, folder)
     assert code == 1
@@ -85,7 +83,6 @@ def test_examples_that_do_not_help_are_rejected_and_nothing_changes(labelled, fo
 
 
 def test_force_accepts_all_the_same_and_is_recorded(labelled, folder, store):
-    labelled()
     with FakeJudgeServer(deaf) as server:
         code, found = run(server, folder, "--force")
     assert (code, found["accepted"], found["forced"]) == (0, True, True)
@@ -96,7 +93,6 @@ def test_force_accepts_all_the_same_and_is_recorded(labelled, folder, store):
 
 def test_nothing_of_the_test_part_reaches_the_prompt_or_the_optimizer(labelled, folder, store):
     """Every request is either about a case without test text in its instructions, or about the test case itself."""
-    labelled()
     with FakeJudgeServer(learner) as server:
         _, found = run(server, folder)
         requests = list(server.requests)
@@ -114,11 +110,10 @@ def test_nothing_of_the_test_part_reaches_the_prompt_or_the_optimizer(labelled, 
 
 
 def test_the_same_seed_and_labels_give_the_same_judge(labelled, folder, store):
-    labelled(45)
     with FakeJudgeServer(learner) as server:
-        first = run(server, folder)[1]
-        second = run(server, folder, "--no-cache")[1]
-        other = run(server, folder, "--seed", "1")[1]
+        first = run(server, folder, traces=45)[1]
+        second = run(server, folder, "--no-cache", traces=45)[1]
+        other = run(server, folder, "--seed", "1", traces=45)[1]
     assert first["new"]["digest"] == second["new"]["digest"]
     assert first["split"] == second["split"]
     assert other["split"] != first["split"]
@@ -129,30 +124,28 @@ def test_verdicts_that_stand_are_not_paid_for_again(labelled, folder, store):
     from mlflow_assay import pipeline
     from mlflow_assay.sources.mlflow_store import MlflowSource
 
-    labelled(45)
     with FakeJudgeServer(learner) as server:
         judges = pipeline.build_judges(["polite"], model=server.model, paths=[folder])
-        pipeline.score(MlflowSource("test"), judges)
-        _, found = run(server, folder, "--no-cache")
+        pipeline.score(MlflowSource("test", max_traces=45), judges)
+        _, found = run(server, folder, "--no-cache", traces=45)
     assert found["calls"]["old judge"] == 0
     assert found["reused"] == 45
 
 
 def test_the_limit_of_calls_holds(labelled, folder, store):
-    labelled(45)
     with FakeJudgeServer(learner) as server:
         with pytest.raises(ConfigError, match="--max-calls 20 does not suffice: 6"):
-            run(server, folder, "--max-calls", "20")
+            run(server, folder, "--max-calls", "20", traces=45)
         assert server.requests == []
-        _, found = run(server, folder, "--max-calls", "75")
+        _, found = run(server, folder, "--max-calls", "75", traces=45)
         assert len(server.requests) == sum(found["calls"].values()) <= 75
         assert len(found["details"]["tried"]) == 1  # there was no room to try more numbers of cases
 
 
 def test_a_dry_run_calls_and_changes_nothing(labelled, folder, store):
-    ids = labelled(30)
+    ids = labelled[:30]
     with FakeJudgeServer(learner) as server:
-        code, found = run(server, folder, "--dry-run")
+        code, found = run(server, folder, "--dry-run", traces=30)
         assert server.requests == []
     assert code == 0
     assert (found["labels"], found["train"] + found["validation"] + found["test"]) == (30, 30)
@@ -161,9 +154,8 @@ def test_a_dry_run_calls_and_changes_nothing(labelled, folder, store):
 
 
 def test_few_labels_are_refused_with_the_number_missing(labelled, folder, store):
-    labelled(24)
     with FakeJudgeServer(learner) as server:
-        code, found = run(server, folder)
+        code, found = run(server, folder, traces=24)
     assert code == 1
     assert "Too few held-out labels" in found["decision"]["reason"]
     assert found["decision"]["n_needed"] > 0
@@ -176,9 +168,9 @@ def test_an_optimizer_that_fails_leaves_everything_unchanged(labelled, folder, s
         raise RuntimeError("the library fell over")
 
     monkeypatch.setattr(NearestExamples, "propose", broken)
-    ids = labelled(30)
-    with FakeJudgeServer(learner) as server, pytest.raises(AssayError, match="failed; nothing was changed.*fell over"):
-        run(server, folder)
+    ids = labelled[:30]
+    with FakeJudgeServer(learner) as server, pytest.raises(AssayError, match=r"failed; nothing was changed.*fell over"):
+        run(server, folder, traces=30)
     assert not Path("new").exists()
     assert (folder / "polite.yaml").read_text() == DEFINITION
     assert machine_verdicts(ids) == []
@@ -188,7 +180,6 @@ def test_an_optimizer_that_fails_leaves_everything_unchanged(labelled, folder, s
 def test_a_registered_version_appears_in_mlflow(labelled, folder, store):
     from mlflow.genai.scorers import get_scorer
 
-    labelled()
     with FakeJudgeServer(learner) as server:
         code, found = run(server, folder, "--register")
     assert (code, found["registered_version"]) == (0, 1)
@@ -198,37 +189,32 @@ def test_a_registered_version_appears_in_mlflow(labelled, folder, store):
     assert mlflow.get_run(found["run_id"]).data.tags[record.REGISTERED] == "1"
 
 
-def test_a_threshold_is_moved_without_a_single_call(log_trace, label_trace, folder, store):
-    """The judge gives 1 to 5 and passes from 2; the experts pass from 4. Standing scores suffice."""
+def test_a_threshold_is_moved_without_a_single_call(labelled, folder, store):
+    """The judge gives a shrug 3 of 5 and passes from 2; the experts do not pass it. Standing scores suffice."""
     from mlflow_assay import pipeline
     from mlflow_assay.sources.mlflow_store import MlflowSource
 
-    for i in range(150):
-        score = i % 5 + 1
-        trace_id = log_trace(request=f"{SUBJECTS[i % 10]} {i * 31} kappa{i * 17}", answer=f"score={score}", tools=())
-        label_trace(trace_id, score >= 4, name="helpful")
-    with FakeJudgeServer(lambda r: answer(int(case_of(r).split("score=")[1][0]))) as server:
+    with FakeJudgeServer(lambda r: answer(3 if "SHRUG" in case_of(r) else 5)) as server:
         judges = pipeline.build_judges(["helpful"], model=server.model, paths=[folder])
         pipeline.score(MlflowSource("test"), judges)
         before = len(server.requests)
-        code, found = run(server, folder, judge="helpful", optimizer="recalibrate")
+        options = {"judge": "helpful", "optimizer": "recalibrate", "traces": 120}
+        code, found = run(server, folder, "--label", "polite", **options)
         assert len(server.requests) == before
     assert (code, found["accepted"], sum(found["calls"].values())) == (0, True, 0)
     new = definitions.load(Path("new/helpful.yaml"))
-    assert new.value.threshold == 3.5
+    assert new.value.threshold == 4
     assert [case.name for case in new.cases] == ["best"]  # the other case no longer says what it said
 
 
 def test_a_boolean_judge_has_no_threshold_to_move(labelled, folder, store):
-    labelled(30)
     with FakeJudgeServer(learner) as server, pytest.raises(ConfigError, match="gives no score"):
-        run(server, folder, optimizer="recalibrate")
+        run(server, folder, traces=30, optimizer="recalibrate")
 
 
 def test_a_local_classifier_takes_the_judges_place_when_it_is_better(labelled, folder, store):
-    labelled(150)
     with FakeJudgeServer(deaf) as server:
-        code, found = run(server, folder, optimizer="local")
+        code, found = run(server, folder, traces=150, optimizer="local")
         calls = len(server.requests)
     assert (code, found["accepted"]) == (0, True)
     assert calls == len(found["split"]["test"])  # the old judge, on the held-out part only
@@ -239,27 +225,36 @@ def test_a_local_classifier_takes_the_judges_place_when_it_is_better(labelled, f
 
 
 def test_a_local_classifier_cannot_be_registered_and_says_so_before_anything_is_paid(labelled, folder, store):
-    labelled(30)
     with FakeJudgeServer(deaf) as server, pytest.raises(ConfigError, match="could not be registered"):
         try:
-            run(server, folder, "--register", optimizer="local")
+            run(server, folder, "--register", traces=30, optimizer="local")
         finally:
             assert server.requests == []
 
 
 def test_missing_labels_name_those_that_are_there(labelled, folder, store):
-    labelled(6)
     with FakeJudgeServer(deaf) as server:
-        code, found = run(server, folder, "--label", "niceness")
+        code, found = run(server, folder, "--label", "niceness", traces=6)
     assert code == 1
     assert "niceness" in found["reason"]
     assert "labels polite" in found["reason"]
 
 
 def test_the_table_speaks_plainly(labelled, folder, store):
-    labelled(45)
     with FakeJudgeServer(learner) as server:
-        arguments = ["polite", "-e", "test", "-o", "nearest_examples", "--path", str(folder), "--out", "new"]
+        arguments = [
+            "polite",
+            "-e",
+            "test",
+            "-o",
+            "nearest_examples",
+            "--max-traces",
+            "60",
+            "--path",
+            str(folder),
+            "--out",
+            "new",
+        ]
         result = CliRunner().invoke(command, [*arguments, "--model", "openai:/fake-judge", "--base-url", server.url])
     assert result.exit_code == 0
     for words in ("agrees with the experts", "before", "after", "Accepted. The new is better", "Written to new/polite"):

@@ -21,7 +21,7 @@ from mlflow_assay.contracts import BoundJudge
 from mlflow_assay.errors import NotTrustedError
 from mlflow_assay.trust.agreement import cohen_kappa
 
-__all__ = ["NearestExamples"]
+__all__ = ["NearestExamples", "kappa_of"]
 
 SIZES = (2, 4, 8)
 _HEAD = """Cases that experts have judged before. They show where the line lies. They are not the case to judge, and \
@@ -60,7 +60,7 @@ class NearestExamples(Aligner):
         """
         chosen = self._order(task)
         base: Any = task.bound.scorer
-        before = _kappa(task.verdicts, task.validation)
+        before = kappa_of(task.verdicts, task.validation)
         tried: list[tuple[float, int, str]] = []
         sizes = sorted({min(size, len(chosen)) for size in self.sizes})
         for size in sizes:
@@ -69,7 +69,7 @@ class NearestExamples(Aligner):
             if left is not None and left < len(task.validation):
                 break
             verdicts = task.ask(f"{base.instructions}\n\n{appendix}", task.validation)
-            tried.append((_kappa(verdicts, task.validation), size, appendix))
+            tried.append((kappa_of(verdicts, task.validation), size, appendix))
         if not tried:
             raise NotTrustedError(
                 "No number of cases could be tried on the validation part: the calls do not suffice.",
@@ -154,7 +154,7 @@ def _is_wrong(verdict: Verdict | None, example: Labelled) -> bool:
     return verdict is not None and not verdict.outside and verdict.passed != example.passed
 
 
-def _kappa(verdicts: Mapping[str, Verdict], found: Sequence[Labelled]) -> float:
+def kappa_of(verdicts: Mapping[str, Verdict], found: Sequence[Labelled]) -> float:
     """Kappa with an unscored row counted as the wrong verdict; 0 where it is undefined."""
     known = [(verdicts[e.id].passed, e.passed) for e in found if e.id in verdicts and not verdicts[e.id].outside]
     judged = [not truth if said is None else said for said, truth in known]

@@ -217,7 +217,8 @@ class Gate:
             return f"The new is better on held-out labels it never saw: {figures}."
         if route == "cheaper":
             saved = 1 - (found.costs[1] or 0.0) / (found.costs[0] or 1.0)
-            return f"The new is not worse by {_points(self.margin)} or more and costs {saved:.0%} less a verdict: {figures}."
+            kept = f"The new is not worse by {_points(self.margin)} or more"
+            return f"{kept} and costs {saved:.0%} less a verdict: {figures}."
         return f"The old stays. {self._against(found)} ({figures}.)"
 
     def _against(self, found: _Evidence) -> str:
