@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mlflow_assay.errors import ConfigError
+from mlflow_assay.errors import ConfigError, StoreError
 
 if TYPE_CHECKING:
     from mlflow.entities import Expectation, Feedback, Run, Trace
@@ -142,6 +142,9 @@ def trace_items(frame: Any, predict_fn: Callable[..., Any] | None, experiment_id
 
     Args:
         predict_fn: called with the row's inputs as keywords, at most `threads` at once.
+
+    Raises:
+        StoreError: MLflow did not store a row's trace.
     """
     from mlflow.genai.evaluation.entities import EvalItem
     from mlflow.genai.utils.trace_utils import convert_predict_fn
@@ -162,6 +165,8 @@ def _give_trace(item: EvalItem, call: Callable[[Any], Any] | None, experiment_id
         item.trace = _copy(item.trace)
     if item.trace is None:
         item.trace = create_minimal_trace(item)
+    if item.trace is None:
+        raise StoreError("MLflow stored no trace for a row.", found=f"inputs {str(item.inputs)[:200]}")
     _tag(item)
 
 
