@@ -23,7 +23,7 @@ from mlflow_assay.contracts import ModelSettings
 from mlflow_assay.engine.cache import CachedVerdict, CacheError
 from mlflow_assay.engine.evaluation_run import EvaluationRun
 from mlflow_assay.engine.keeper import Keeper
-from mlflow_assay.sources.mlflow_store import MlflowSource
+from mlflow_assay.sources.mlflow_store import MlflowSource, parse_since
 from mlflow_assay.testing import FakeJudgeServer, answer
 
 TRACES = 200
@@ -172,6 +172,19 @@ def test_a_resumed_run_counts_what_stands_now_and_all_that_was_paid(folder, log_
     judges = pipeline.build_judges(["looks_right"], model=server.model, paths=[folder])
     (tally,), ids = run.whole(MlflowSource("test").infos(), judges)
     assert (tally.passed, tally.unscored.total(), tally.calls, len(ids)) == (2, 0, 3, 2)
+
+
+def test_a_moving_window_is_the_same_work_when_it_is_asked_for_again(folder, log_trace, monkeypatch):
+    """`--since 7d` is another moment each time; the killed run is still found and ended."""
+    log_trace(request="question 0")
+    with FakeJudgeServer(answer(True)) as server:
+        judges = pipeline.build_judges(["looks_right"], model=server.model, paths=[folder])
+        first, second = (MlflowSource("test", since_ms=parse_since("7d") + i, since="7d") for i in range(2))
+        with monkeypatch.context() as patched:
+            patched.setattr(EvaluationRun, "close", lambda self, tallies, trace_ids: None)
+            killed = pipeline.score(first, judges)
+        assert pipeline.score(second, judges).run_id == killed.run_id
+    assert [r.info.status for r in evaluation_runs()] == ["FINISHED"]
 
 
 def test_nothing_owed_makes_no_run(folder, log_trace):

@@ -87,7 +87,7 @@ def score(
     from mlflow_assay.engine.run import Options
     from mlflow_assay.sources.mlflow_store import MlflowSource, parse_since
 
-    source = MlflowSource(experiment, filter_string, parse_since(since) if since else None, max_traces)
+    source = MlflowSource(experiment, filter_string, parse_since(since) if since else None, max_traces, since)
     settings_of_model = model_settings(model, base_url, timeout_s, price)
     built = pipeline.build_judges(judges, model=settings_of_model, paths=paths, texts=read_texts(settings))
     limits = (max_usd, max_tokens, max_calls)

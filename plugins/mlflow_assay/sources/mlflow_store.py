@@ -123,12 +123,14 @@ class MlflowSource:
         filter: MLflow's search syntax, for example `tag.agent = 'billing'`; None takes all.
         since_ms: epoch milliseconds; None takes all.
         max_traces: at most so many; None is no limit.
+        since: `since_ms` as it was asked for, for example `7d`: what a later run of the same command shares.
     """
 
     experiment: str
     filter: str | None = None
     since_ms: int | None = None
     max_traces: int | None = None
+    since: str | None = None
 
     @property
     def experiment_id(self) -> str:
@@ -141,8 +143,8 @@ class MlflowSource:
 
     @property
     def selection(self) -> str:
-        """What is selected, as a stable text."""
-        return f"{self._filter() or 'all'} limit {self.max_traces}"
+        """What is selected, as a text that is the same when the same is asked for again."""
+        return f"{self.filter or 'all'} since {self.since or self.since_ms} limit {self.max_traces}"
 
     def infos(self) -> Iterator[TraceInfo]:
         """Trace infos with their assessments, without spans, oldest first.
