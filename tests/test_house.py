@@ -69,7 +69,7 @@ MAY = {
     "judges": {"trust", "engine.judging", "testing"},  # local judges measure themselves; cases use the engine's door
     "engine": {"judges.fields", "judges.mlflow_endpoint", "sinks.mlflow_assessments"},
     "trust": set(),
-    "labels": {"trust", "judges.fields"},
+    "labels": {"trust", "judges.fields", "sources.mlflow_store"},  # a draw reads and notes in one place
     "report": {"trust", "labels", "judges.catalogue", "judges.definition", "judges.fields", "sources.mlflow_store"},
     "demo": {"trust", "judges", "sources.mlflow_store", "pipeline", "report", "engine.report"},
 }

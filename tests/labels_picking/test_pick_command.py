@@ -322,3 +322,21 @@ def test_a_judge_without_verdicts_is_named(judged):
 def test_status_without_any_sample_says_how_to_begin(judged):
     judged(passes=1)
     assert "assay labels pick" in run("labels", "status", "-e", "test").output
+
+
+def test_a_rate_corrected_with_these_labels_uses_their_probabilities(judged, label, contracts):
+    """From the draw to `assay kpi`: labels of drawn traces count with their weights, others not at all."""
+    ids = judged(passes=40, fails=20)
+    drawn = pick(ask(30), contracts).new
+    for trace_id in drawn:
+        label(trace_id, trace_id in ids[:40])
+    stray = next(i for i in ids if i not in drawn)
+    label(stray, False)
+    (found,) = json.loads(run("labels", "status", "-e", "test", "--json").stdout)
+    assert found["plan"]["have"] == 30 and found["plan"]["measured"]
+    (kpi,) = json.loads(run("kpi", "-e", "test", "--judge", JUDGE, "--json").stdout)["kpis"]
+    told = json.dumps(kpi)
+    assert "drawn with the probabilities given" in told and "1 labels are not used" in told
+    estimate = kpi["estimate"]
+    assert estimate["n_labelled"] == 30
+    assert estimate["low"] <= 40 / 60 <= estimate["high"]

@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlflow_assay import semconv
-from mlflow_assay.contracts import TraceSource
 from mlflow_assay.errors import StoreError
 
-if TYPE_CHECKING:
-    from mlflow.entities import Trace
-
-__all__ = ["Draw", "DrawnSource", "Frame", "draws_of", "frames_of"]
+__all__ = ["Draw", "Frame", "draws_of", "frames_of"]
 
 
 @dataclass(frozen=True)
@@ -121,23 +117,3 @@ def frames_of(tags: Mapping[str, str], judge: str | None = None) -> list[Frame]:
     """
     found: list[Frame] = [_parse(Frame, k, v) for k, v in tags.items() if k.startswith(f"{semconv.LABEL_FRAME}.")]
     return sorted((f for f in found if judge in (None, f.judge)), key=lambda f: (f.date, f.until_ms, f.queue))
-
-
-class DrawnSource:
-    """A trace source passed through, noting the draws of one judge on the way.
-
-    Attributes:
-        draws: trace id to its draw, complete once the traces have been read.
-    """
-
-    def __init__(self, source: TraceSource, judge: str) -> None:
-        self._source, self._judge = source, judge
-        self.draws: dict[str, Draw] = {}
-
-    def traces(self, *, spans: bool = True) -> Iterator[Trace]:
-        """The source's traces."""
-        for trace in self._source.traces(spans=spans):
-            draw = draws_of(trace.info.tags or {}).get(self._judge)
-            if draw is not None:
-                self.draws[trace.info.trace_id] = draw
-            yield trace

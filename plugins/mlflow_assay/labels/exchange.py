@@ -265,9 +265,9 @@ def exported(
         StoreError: MLflow cannot be read.
     """
     for trace in source.traces(spans=False):
-        row, draws = read_row(trace, []), draws_of(trace.info.tags or {})
+        row = read_row(trace, [])
         whole = {a.assessment_id: a.rationale for a in trace.info.assessments or []}  # a row shortens long texts
-        yield from _lines(row, draws, whole, contracts, names)
+        yield from _lines(row, whole, contracts, names)
 
 
 def _labels(row: Row, names: Sequence[str]) -> list[Mark]:
@@ -281,7 +281,6 @@ def _labels(row: Row, names: Sequence[str]) -> list[Mark]:
 
 def _lines(
     row: Row,
-    draws: Mapping[str, Draw],
     rationales: Mapping[str | None, str | None],
     contracts: Mapping[str, JudgeContract],
     names: Sequence[str],
@@ -290,7 +289,7 @@ def _lines(
     verdicts = {found.name: found for found in collect([row], contracts)} if marks else {}
     for mark in marks:
         judged = next(iter(verdicts[mark.name].verdicts.values())) if mark.name in verdicts else None
-        draw = draws.get(mark.name)
+        draw = row.draws.get(mark.name)
         yield (
             row.trace_id,
             mark.name,

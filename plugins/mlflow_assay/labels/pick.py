@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_assay.contracts import JudgeContract
 from mlflow_assay.errors import ConfigError
 from mlflow_assay.labels import queues
-from mlflow_assay.labels.designs import Draw, DrawnSource, Frame, frames_of
+from mlflow_assay.labels.designs import Draw, Frame, frames_of
 from mlflow_assay.labels.pairs import Paired
 from mlflow_assay.labels.picking import Candidate, Picks, Share, StratumState, assign, choose, confidence_cut
 from mlflow_assay.labels.planned import LabelPlan, plan_labels
@@ -190,7 +190,7 @@ def _read(
     wanted = known or Frame(
         request.queue, request.judge, request.filter, request.since_ms, 0, request.by, None, request.seed or 0, _today()
     )
-    source = DrawnSource(MlflowSource(str(experiment.name), wanted.filter, wanted.since_ms), request.judge)
+    source = MlflowSource(str(experiment.name), wanted.filter, wanted.since_ms)
     by = [wanted.by] if wanted.by else []
     window = read_window(source, contracts, LabelChoice(), by=by, progress=progress)
     paired = window.pair(request.judge)
@@ -202,7 +202,7 @@ def _read(
         cut = None if request.share.uncertain is None else confidence_cut(paired.confidences)
         wanted = replace(wanted, until_ms=last, cut=cut)
     inside = paired.at([i for i, v in enumerate(paired.verdicts) if wanted.holds(v.row.time_ms)])
-    candidates = _candidates(inside, source.draws, wanted)
+    candidates = _candidates(inside, wanted)
     notes = [*_reading_notes(paired, inside, window, known)]
     if taken:
         notes.append(
@@ -253,7 +253,7 @@ def _taken(experiment: Experiment, request: PickRequest) -> set[str]:
     return taken
 
 
-def _candidates(paired: Paired, draws: Mapping[str, Draw], frame: Frame) -> tuple[Candidate, ...]:
+def _candidates(paired: Paired, frame: Frame) -> tuple[Candidate, ...]:
     slices = paired.slices(frame.by) if frame.by else [None] * len(paired.verdicts)
     found = zip(paired.verdicts, paired.good, paired.confidences, slices, strict=True)
     return tuple(
@@ -264,7 +264,7 @@ def _candidates(paired: Paired, draws: Mapping[str, Draw], frame: Frame) -> tupl
             _labellers(v.row, paired.judge),
             confidence,
             value,
-            _own(draws.get(v.row.trace_id), frame),
+            _own(v.row.draws.get(paired.judge), frame),
         )
         for v, good, confidence, value in found
     )
