@@ -40,7 +40,7 @@ def said(name, value, *, human=None, **metadata):
     return Feedback(name=name, value=value, source=source, metadata={k: v for k, v in metadata.items() if v})
 
 
-def log(request, *assessments, experiment="test", **tags):
+def log(request, *assessments, experiment="test", answer=None, **tags):
     """One trace of a single span with its assessments, written to the store in two calls; returns its id."""
     import mlflow
     from mlflow.entities import Span, TraceInfo, TraceLocation, TraceState
@@ -50,6 +50,8 @@ def log(request, *assessments, experiment="test", **tags):
     store, number = TracingClient().store, uuid.uuid4()
     start = START + next(_clock) * 1000
     attributes = {"mlflow.traceRequestId": f"tr-{number.hex}", "mlflow.spanInputs": {"request": request}}
+    if answer is not None:
+        attributes["mlflow.spanOutputs"] = answer
     span = {
         "trace_id": base64.b64encode(number.bytes).decode(),
         "span_id": base64.b64encode(number.bytes[:8]).decode(),
@@ -478,6 +480,17 @@ def test_a_probe_of_stored_verdicts_without_repeats_says_what_to_do(fits):
     gold(3)
     with pytest.raises(ConfigError, match=r"No trace has two scored verdicts.*Leave out --stored"):
         run("probe", "-e", "test", "-j", "fits", "--stored")
+
+
+def test_a_liking_of_long_answers_shows_at_equal_quality(fits):
+    for i in range(60):
+        good, long = i % 2 == 0, i % 4 > 1
+        marks = said("fits", good or long), said("fits", good, human="dana")
+        log(f"number {i}.", *marks, answer="x" * (500 if long else 5))
+    with FakeJudgeServer(lambda r: answer(True)) as server:
+        found = asked("probe", "-e", "test", "-j", "fits", "--sample", "2", "--repeats", "2", *fits(server))
+    assert found["length"]["difference"]["value"] == pytest.approx(0.5)
+    assert found["length"]["biased"]
 
 
 def test_probe_says_it_in_words(fits):

@@ -29,9 +29,9 @@ How to read "24 % [17–33 %], corrected with 114 labels"
 
 Why it differs from what the judge says
   A judge makes mistakes: it lets bad answers pass and fails good ones. People labelled some of the same requests; from
-  these we know how often its "pass" is truly good and its "fail" truly bad, and correct the whole by that. A judge
-  that says 44 % where the truth is 24 % is not rare. "Not corrected" means: this is only what the judge says, and
-  nobody knows how far it is off. The line says what is missing.
+  these we know how often its "pass" is truly good and its "fail" truly bad, and correct the whole by that. On recorded
+  runs of a telecom agent, one judge said 44 % where the truth was 24 %. "Not corrected" means: this is only what the
+  judge says, and nobody knows how far it is off. The line below the table says what is missing.
 
 Did it get better?
   Two ranges that do not overlap: yes. Two that overlap: perhaps; do not read it off two numbers. Ask `assay compare`,

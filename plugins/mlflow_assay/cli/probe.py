@@ -1,4 +1,4 @@
-"""`assay probe`: does a judge repeat itself? The same traces, asked again."""
+"""`assay probe`: does a judge repeat itself, and does it prefer long answers?"""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_assay.cli.labelled import confidence_option, console, contracts, measure, read, table
+from mlflow_assay.cli.labelled import confidence_option, console, contracts, label_option, measure, read, table
 from mlflow_assay.cli.options import judges_path, model_options, model_settings, trace_options
 from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlflow_assay.labels.history import Repeats
+    from mlflow_assay.labels.lengths import LengthEffect
+    from mlflow_assay.labels.window import Window
 
 __all__ = ["probe"]
 
@@ -22,6 +24,7 @@ _SHOWN = 10
 @click.command()
 @trace_options
 @click.option("--judge", "-j", required=True, help="The judge to probe.")
+@label_option
 @click.option("--stored", is_flag=True, help="Use verdicts that stand on the traces more than once; ask nothing.")
 @click.option("--sample", type=click.IntRange(min=2), default=30, show_default=True, help="Traces to ask about.")
 @click.option("--repeats", type=click.IntRange(2, 20), default=3, show_default=True, help="How often to ask.")
@@ -38,6 +41,7 @@ def probe(
     since: str | None,
     max_traces: int | None,
     judge: str,
+    labels: tuple[str, ...],
     stored: bool,
     sample: int,
     repeats: int,
@@ -51,10 +55,12 @@ def probe(
     paths: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Ask a judge about the same traces several times and say how far it repeats itself.
+    """Ask a judge about the same traces several times, and look for a liking of long answers.
 
     A verdict that changes when nothing else does is noise: it blurs every rate, and `assay drift` must tolerate
-    it. Calls the model (sample × repeats times), never takes a verdict from the cache and writes nothing.
+    it. Calls the model (sample × repeats times), never takes a verdict from the cache and writes nothing. Whether
+    long answers pass more often is read off stored verdicts, among answers that people call good (or bad) alike;
+    it needs 40 labels. Swapping positions is for judges that compare two answers; there are none here.
 
     \b
     assay probe --experiment support --judge request_resolved --model openai:/gpt-4.1-mini --sample 50
@@ -63,7 +69,7 @@ def probe(
     from mlflow_assay.labels.history import history, repeats_of, stored_repeats
 
     chosen = model_settings(model, base_url, timeout_s)
-    window = read(experiment, filter_string, since, max_traces, (), paths, quiet=as_json)
+    window = read(experiment, filter_string, since, max_traces, labels, paths, quiet=as_json)
     homes = {row.trace_id: row.unit for row in window.rows}
     if stored:
         said = stored_repeats(history(window.rows, judge, contracts(paths).get(judge)))
@@ -76,10 +82,46 @@ def probe(
             found=f"{len(said)} traces asked about, {found.unscored} repeats unscored",
             fix="Leave out --stored to ask it now." if stored else "See why with assay judges test.",
         )
+    length = _length(window, judge, confidence)
     if as_json:
-        click.echo(json.dumps({"judge": judge, "stored": stored, **found.to_dict()}, ensure_ascii=False, indent=2))
+        told = {"refused": length} if isinstance(length, str) else length.to_dict()
+        shown = {"judge": judge, "stored": stored, **found.to_dict(), "length": told}
+        click.echo(json.dumps(shown, ensure_ascii=False, indent=2))
         return
     _show(judge, found)
+    console().print(length if isinstance(length, str) else _on_length(length))
+
+
+def _length(window: Window, judge: str, confidence: float) -> LengthEffect | str:
+    """Whether longer answers pass more often at equal quality, or why that cannot be said."""
+    from mlflow_assay.errors import NotTrustedError
+    from mlflow_assay.judges import fields
+    from mlflow_assay.labels.lengths import FEWEST, length_effect
+    from mlflow_assay.sources.mlflow_store import load_ids
+
+    if judge not in window.found:
+        return "Whether the judge prefers long answers cannot be said: no verdict of it is stored."
+    paired = window.pair(judge)
+    if paired.scope == "session" or paired.n_labelled < FEWEST:
+        return f"Whether the judge prefers long answers cannot be said: it needs {FEWEST} labelled traces."
+    ids = [u for u, good in zip(paired.units, paired.good, strict=True) if good is not None]
+    answers = {str(t.info.trace_id): fields.extract(t, "outputs") for t in load_ids(ids)}
+    lengths = {trace: len(fields.as_text(value)) for trace, value in answers.items() if value is not None}
+    try:
+        return length_effect(paired, lengths, confidence=confidence)
+    except NotTrustedError as error:
+        return str(error)
+
+
+def _on_length(found: LengthEffect) -> str:
+    low, high = 100 * (found.difference.low or 0), 100 * (found.difference.high or 0)
+    head = "It prefers long answers" if found.biased and low > 0 else "No liking of long answers is shown"
+    if found.biased and high < 0:
+        head = "It prefers short answers"
+    return (
+        f"{head}: of answers that people call good (or bad) alike, the longer half passes "
+        f"{100 * (found.difference.value or 0):+.1f} points [{low:+.1f}, {high:+.1f}] more often ({found.n} labels)."
+    )
 
 
 def _drawn(trace_ids: list[str], count: int, seed: int) -> list[str]:
