@@ -36,7 +36,7 @@ class Adapted(Aligner):
                 f"The aligners plugin {name!r} is none.", found=type(optimizer).__name__, valid="an AlignmentOptimizer"
             )
         self._optimizer = optimizer
-        self.name: str = name  # type: ignore[misc] - a class variable where the class is the plugin
+        self.__dict__["name"] = name  # each has its own
 
     def refusal(self, bound: BoundJudge) -> str | None:
         """Only an instructions judge can be handed to MLflow's optimizers."""

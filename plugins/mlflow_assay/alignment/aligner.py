@@ -22,6 +22,7 @@ from mlflow_assay.contracts import (
     CategoricalValue,
     JudgeContract,
     ModelSettings,
+    NumericValue,
     ValueSpec,
 )
 from mlflow_assay.errors import ConfigError, NotTrustedError
@@ -179,7 +180,8 @@ class Aligner(AlignmentOptimizer):
             text = proposal.instructions or f"{judge.instructions}\n\n{proposal.appendix}"
             return _with_instructions(judge, text)
         if proposal.threshold is not None:
-            spec = replace(bound.contract.value, threshold=proposal.threshold)  # type: ignore[call-arg]
+            assert isinstance(bound.contract.value, NumericValue)  # noqa: S101 - only scores have a threshold
+            spec = replace(bound.contract.value, threshold=proposal.threshold)
             changed: Any = _with_instructions(judge, judge.instructions)
             changed._pass_if = spec.passes  # MLflow's own pass rule of a scorer; in this process only
             return changed

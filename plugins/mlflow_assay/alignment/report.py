@@ -13,6 +13,11 @@ from mlflow_assay.trust.gate import GateDecision
 
 __all__ = ["AlignmentReport", "Side"]
 
+_PLAIN = (
+    *("judge", "optimizer", "seed", "label", "label_source", "model", "cost_unit", "failed_outside"),
+    *("forced", "summary", "reused", "seconds", "accepted"),
+)
+
 
 @dataclass(frozen=True)
 class Side:
@@ -92,9 +97,7 @@ class AlignmentReport:
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready mapping of everything but the files' bytes."""
         left_out = {"conflicts": self.labels.conflicts, "ties": self.labels.ties, "unreadable": self.labels.unreadable}
-        plain = ("judge", "optimizer", "seed", "label", "label_source", "model", "cost_unit", "failed_outside")
-        plain += ("forced", "summary", "reused", "seconds", "accepted")
-        return {name: getattr(self, name) for name in plain} | {
+        return {name: getattr(self, name) for name in _PLAIN} | {
             "options": {k: v if isinstance(v, str | int | float | None) else str(v) for k, v in self.options.items()},
             "labels": {"n": len(self.labels.labels), **left_out},
             "split": dict(self.split),

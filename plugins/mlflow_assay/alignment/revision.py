@@ -110,7 +110,8 @@ def _keep_cases(content: dict[str, Any], value: ValueSpec) -> None:
         if case.get("expect") is None:
             return True
         try:
-            return value.passes(value.read(case["expect"])) == (case["kind"] == "good")  # type: ignore[arg-type]
+            good: bool = value.passes(value.read(case["expect"]))  # type: ignore[arg-type]
+            return good == (case["kind"] == "good")
         except UnscoredError:
             return False
 

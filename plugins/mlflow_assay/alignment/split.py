@@ -98,7 +98,9 @@ def split(
     kept[0] = found.allowed(rows[0], np.concatenate([rows[1], rows[2]]))
     purged = np.setdiff1d(np.arange(n), np.concatenate(list(kept.values())))
     return Split(
-        *(tuple(kept[i].tolist()) for i in range(len(PARTS))),
+        train=tuple(kept[0].tolist()),
+        validation=tuple(kept[1].tolist()),
+        test=tuple(kept[2].tolist()),
         groups=tuple(found.codes.tolist()),
         purged=tuple(purged.tolist()),
         near_duplicates=found.duplicates,

@@ -143,7 +143,7 @@ class Gate:
         o, w, y = binary(old, "old"), binary(new, "new"), binary(human, "human")
         used = ~np.isnan(y)
         rows = np.flatnonzero(used)
-        group = None if clusters is None else [clusters[i] for i in rows]
+        group = None if clusters is None else [clusters[i] for i in rows.tolist()]
         verdicts = [_listed(v[used]) for v in (o, w, y)]
         comparison = compare(
             (o == y)[used].tolist(),
