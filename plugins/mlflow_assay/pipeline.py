@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from mlflow_assay.engine.plan import Plan
     from mlflow_assay.engine.run import Options, Progress
     from mlflow_assay.judges.calibrating import Calibration
-    from mlflow_assay.report.data import ReportData, ReportRequest
+    from mlflow_assay.report.data import ReportRequest
+    from mlflow_assay.report.model import ReportData
     from mlflow_assay.sources.mlflow_store import MlflowSource
 
 __all__ = [
