@@ -24,6 +24,7 @@ from mlflow import MlflowClient
 
 from mlflow_assay import pipeline, semconv
 from mlflow_assay.contracts import ModelSettings
+from mlflow_assay.engine.budget import Spend
 from mlflow_assay.engine.cache import VerdictCache
 from mlflow_assay.engine.partition import BudgetShare, cut, merge, pack, unpacked
 from mlflow_assay.engine.plan import Due, Plan
@@ -201,6 +202,26 @@ def test_workers_share_one_budget(installed, folder, log_trace, tmp_path):
     shared = budget.open()
     assert (shared.spent.calls, shared.reserved.calls) == (7, 0)
     shared.close()
+
+
+def test_what_a_dead_worker_had_reserved_is_waited_for_and_then_given_up(folder, log_trace, tmp_path, monkeypatch):
+    """Its calls may still be paid, so they are not spent again; the next run's driver releases them."""
+    for i in range(3):
+        log_trace(request=f"question {i}")
+    share = BudgetShare(f"sqlite:///{tmp_path}/budget.db", "run", max_calls=3)
+    dead, budget = share.open(), share.open()
+    assert dead.reserve(Spend(calls=2))
+    monkeypatch.setattr("mlflow_assay.engine.run._HELD_FOR_S", 1.0)
+    with FakeJudgeServer(even_passes) as server:
+        judges = pipeline.build_judges(["looks_right"], model=server.model, paths=[folder])
+        report = pipeline.score(MlflowSource("test"), judges, options=Options(budget=budget))
+        assert (len(server.requests), dict(report.tallies[0].unscored)) == (1, {"budget": 2})
+        assert "reserved for calls that did not end" in report.stopped
+        budget.release()
+        again = pipeline.score(MlflowSource("test"), judges, options=Options(budget=budget))
+        assert (len(server.requests), again.tallies[0].scored) == (3, 2)
+    for one in (dead, budget):
+        one.close()
 
 
 # --- without starting an engine ----------------------------------------------------------------------------

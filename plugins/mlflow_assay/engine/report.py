@@ -17,7 +17,7 @@ __all__ = ["RunReport", "Tally"]
 
 @dataclass
 class Tally:
-    """One judge's share of a run. Every trace is in exactly one of passed, failed, unscored and standing.
+    """One judge's share of a run. Every trace is in exactly one of passed, failed, valued, unscored and standing.
 
     Attributes:
         standing: verdicts that were there already and were left alone.
