@@ -8,8 +8,7 @@ from sklearn.metrics import cohen_kappa_score
 from mlflow_assay import semconv
 from mlflow_assay.contracts import BooleanValue, CategoricalValue, JudgeContract, NumericValue
 from mlflow_assay.labels.designs import Draw
-from mlflow_assay.labels.kpi import agreement_of, corrected, uncorrected
-from mlflow_assay.labels.kpis import kpi_of
+from mlflow_assay.labels.kpi import agreement_of, corrected, kpi_of, uncorrected
 from mlflow_assay.labels.pairs import trained_note
 from mlflow_assay.trust.estimate import ErrorRates, corrected_kpi
 

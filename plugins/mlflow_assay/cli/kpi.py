@@ -14,7 +14,7 @@ from mlflow_assay.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mlflow_assay.labels.kpis import Kpi
+    from mlflow_assay.labels.kpi import Kpi
     from mlflow_assay.trust.estimate import ErrorRates, Estimate
 
 __all__ = ["kpi"]
@@ -94,7 +94,7 @@ def kpi(
     assay kpi --experiment support --judge polite --se 45/50 --sp 88/100 --rates-from "gold set of May"
     assay kpi --explain
     """
-    from mlflow_assay.labels.kpis import kpi_of
+    from mlflow_assay.labels.kpi import kpi_of
 
     external = _external(sensitivity, specificity, rates_from)
     window = read(experiment, filter_string, since, max_traces, labels, paths, by=[by] if by else [], quiet=as_json)
