@@ -5,20 +5,11 @@ from datetime import datetime, timezone
 import pytest
 
 from mlflow_assay.demo.agent import Agent
-from mlflow_assay.demo.prompt import FIRST_PROMPT, parse
+from mlflow_assay.demo.prompt import FIRST_PROMPT, REPAIRED_PROMPT, parse
 from mlflow_assay.demo.requests import Request, generate
 from mlflow_assay.demo.runner import Turn, play
 
 NOW = datetime(2026, 5, 4, 12, 0, tzinfo=timezone.utc)
-
-# A person's repair of the router prompt: the missing desk, described. Not shipped with the demo.
-PRODUCT = """\
-- product: phones, watches, tablets and plans on sale. Which phone or device to choose, comparing models, what a
-  device supports (camera, battery, storage, colours, eSIM), stock, delivery, pre-order and launch of a new phone,
-  upgrade and trade-in, insurance; plans and tariffs: what they include, data allowance, changing plan, family
-  bundles, travel pass, home internet, fibre and TV offers.
-"""
-FIXED_PROMPT = FIRST_PROMPT.replace("- technical_support:", PRODUCT + "- technical_support:")
 
 
 @pytest.fixture(scope="session")
@@ -28,7 +19,7 @@ def now() -> datetime:
 
 @pytest.fixture(scope="session")
 def fixed_prompt() -> str:
-    return FIXED_PROMPT
+    return REPAIRED_PROMPT
 
 
 @pytest.fixture(scope="session")
@@ -45,4 +36,4 @@ def faulty(traffic: list[Request]) -> tuple[Turn, ...]:
 @pytest.fixture(scope="session")
 def repaired(traffic: list[Request]) -> tuple[Turn, ...]:
     """The same traffic, answered with the repaired prompt."""
-    return play(Agent(parse(FIXED_PROMPT)), traffic, now=NOW)
+    return play(Agent(parse(REPAIRED_PROMPT)), traffic, now=NOW)

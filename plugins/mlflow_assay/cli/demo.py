@@ -103,4 +103,11 @@ def _findings(result: LoopResult) -> Iterator[str]:
         between = f"with 95 % confidence between {percent(1 - estimate.high)} and {percent(1 - estimate.low)}"
         yield f"Requests that reach the wrong desk: {percent(1 - estimate.value)}, {between} ({how})."
         yield f"The judge alone would have said {percent(1 - (estimate.raw or 0.0))}, without saying how sure it is."
-    yield f"The truth, known only because this is a simulation: {percent(1 - result.true_pass_rate)}."
+    fix = result.fix
+    if fix.difference is not None and fix.low is not None and fix.high is not None and fix.p_value is not None:
+        change = (
+            f"{100 * fix.difference:+.0f} points [{100 * fix.low:+.0f} to {100 * fix.high:+.0f}], p = {fix.p_value:.1g}"
+        )
+        yield f"With the prompt repaired, on {fix.n} new requests: {percent(fix.value_b)} right instead of {percent(fix.value_a)}"
+        yield f"  ({change}; {len(fix.wins)} better, {len(fix.losses)} worse)."
+    yield f"The truth before the fix, known only because this is a simulation: {percent(1 - result.true_pass_rate)}."

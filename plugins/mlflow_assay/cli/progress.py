@@ -30,7 +30,7 @@ class Steps:
     def __init__(self, label: str, total: int | None = None, *, quiet: bool = False) -> None:
         self._label, self._total, self._count, self._note = label, total, 0, ""
         self._started = self._said = time.monotonic()
-        self._quiet = quiet
+        self._quiet, self._told = quiet, 0
         self._bar: RichProgress | None = None if quiet or not sys.stderr.isatty() else _bar()
         self._task: Any = None
 
@@ -43,7 +43,7 @@ class Steps:
     def __exit__(self, *exc: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif not self._quiet and self._count:
+        elif not self._quiet and self._count != self._told:
             self._say()
 
     def step(self, count: int = 1, note: str | None = None) -> None:
@@ -64,6 +64,7 @@ class Steps:
         self.step(done - self._count)
 
     def _say(self) -> None:
+        self._told = self._count
         self._said = time.monotonic()
         elapsed = max(self._said - self._started, 1e-9)
         of = f" of {self._total}" if self._total else ""

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from mlflow_assay.contracts import Label
     from mlflow_assay.engine.report import RunReport
     from mlflow_assay.judges.local import TrainingReport
-    from mlflow_assay.report.model import JudgeReport
+    from mlflow_assay.report.model import JudgeReport, Section
+    from mlflow_assay.trust.compare import Comparison
 
 __all__ = ["EXPERIMENT", "FAST_ENOUGH", "JUDGE", "LoopResult", "play"]
 
@@ -65,6 +66,7 @@ class LoopResult:
         run: the scoring run.
         judged: the routing judge's part of the report; its estimate is corrected by labels it never saw.
         true_pass_rate: share of rightly routed requests in [0, 1], known because it is simulated.
+        fix: the repaired prompt against the first one on the same new requests, by the expert's labels.
         page: the report.
     """
 
@@ -77,6 +79,7 @@ class LoopResult:
     run: RunReport
     judged: JudgeReport
     true_pass_rate: float
+    fix: Comparison
     page: Path
 
 
@@ -105,8 +108,10 @@ def play(folder: Path, display: Display, *, requests: int = 500, labels: int = 2
         training = _train(folder / "judges", learn)
         display.stage("4  The judge, and one that is code, go over all traces")
         report = _score(folder, display.steps("verdicts"))
-        display.stage("5  How prevalent is the fault? Corrected by the labels the judge never saw")
-        page, judged = _report(folder)
+        display.stage("5  A person adds the missing desk to the prompt; old and new answer the same new requests")
+        fix = _verify(traffic.prompt_uri, requests // 3, seed + 1, display)
+        display.stage("6  How prevalent is the fault, and did the fix help? The report")
+        page, judged = _report(folder, fix)
     return LoopResult(
         folder=folder,
         tracking_uri=uri,
@@ -117,6 +122,7 @@ def play(folder: Path, display: Display, *, requests: int = 500, labels: int = 2
         run=report,
         judged=judged,
         true_pass_rate=1 - traffic.prevalence,
+        fix=fix,
         page=page,
     )
 
@@ -173,7 +179,53 @@ class _Counted:
         self._told(self._done, self._total)
 
 
-def _report(folder: Path) -> tuple[Path, JudgeReport]:
+def _verify(first: str, requests: int, seed: int, display: Display) -> Comparison:
+    """Both prompts over the same requests, none of them seen before, and the expert's word on every answer."""
+    from mlflow_assay.demo import prompt
+    from mlflow_assay.demo.expert import label
+    from mlflow_assay.demo.runner import run
+    from mlflow_assay.trust.compare import compare
+
+    repaired = prompt.register(prompt.REPAIRED_PROMPT)
+    right: list[dict[str, bool]] = []
+    sessions: dict[str, str] = {}
+    for name, uri in (("before", first), ("after", f"prompts:/{repaired.name}/{repaired.version}")):
+        told = display.steps(f"traces, {name}")
+        played = run(f"{EXPERIMENT}-{name}", requests=requests, seed=seed, prompt_uri=uri, progress=told)
+        said = {thumb.trace_id: bool(thumb.value) for thumb in label(played, sample=requests, seed=seed)}
+        right.append({turn.request.id: said[turn.trace_id] for turn in played.turns})
+        sessions = {turn.request.id: turn.request.session for turn in played.turns}
+    ids = list(right[0])
+    before, after = ([side[i] for i in ids] for side in right)
+    return compare(before, after, name=JUDGE, ids=ids, clusters=[sessions[i] for i in ids], effect=0.05)
+
+
+def _as_section(fix: Comparison) -> Section:
+    """The comparison as a part of the report."""
+    from mlflow_assay.report.model import Section
+    from mlflow_assay.report.words import percent
+
+    facts = [
+        ("Right desk before", percent(fix.value_a)),
+        ("Right desk after", percent(fix.value_b)),
+        ("Requests now right that were wrong", str(len(fix.wins))),
+        ("Requests now wrong that were right", str(len(fix.losses))),
+    ]
+    if fix.difference is not None and fix.low is not None and fix.high is not None:
+        points = f"{100 * fix.difference:+.0f} points [{100 * fix.low:+.0f} to {100 * fix.high:+.0f}]"
+        facts.insert(2, ("Change, with 95 % interval", points))
+    return Section(
+        key="comparison",
+        title="Did the fix help?",
+        summary=(
+            f"A person added the missing product desk to the router's prompt. Old and new prompt answered the same "
+            f"{fix.n} new requests, and the simulated expert judged every answer. {fix.verdict}"
+        ),
+        facts=tuple(facts),
+    )
+
+
+def _report(folder: Path, fix: Comparison) -> tuple[Path, JudgeReport]:
     from mlflow_assay.report.data import ReportRequest
     from mlflow_assay.sources.mlflow_store import MlflowSource, find_experiment
 
@@ -183,6 +235,7 @@ def _report(folder: Path) -> tuple[Path, JudgeReport]:
         title="Telecom support agent (simulated)",
         by=("tag:agent",),
         ui_url=UI_URL,
+        sections=(_as_section(fix),),
     )
     page = folder / "report.html"
     data = pipeline.report(MlflowSource(EXPERIMENT), request, page, paths=[folder / "judges"])

@@ -16,7 +16,17 @@ from mlflow_assay.errors import ConfigError
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import PromptVersion
 
-__all__ = ["ALIAS", "DESKS", "FIRST_PROMPT", "PROMPT_NAME", "RouterPrompt", "load", "parse", "register"]
+__all__ = [
+    "ALIAS",
+    "DESKS",
+    "FIRST_PROMPT",
+    "PROMPT_NAME",
+    "REPAIRED_PROMPT",
+    "RouterPrompt",
+    "load",
+    "parse",
+    "register",
+]
 
 DESKS: Final = ("account", "product", "billing", "technical_support")
 PROMPT_NAME: Final = "telecom_router"
@@ -45,6 +55,18 @@ Request: {{request}}
 
 Answer with the name of the desk and nothing else.
 """
+
+# What a person wrote after reading the failures: the missing desk, described. (A prompt found by an optimizer will
+# take its place; this one was written by hand, and the demo says so.)
+REPAIRED_PROMPT: Final = FIRST_PROMPT.replace(
+    "- technical_support:",
+    """\
+- product: phones, watches, tablets and plans on sale. Which phone or device to choose, comparing models, what a
+  device supports (camera, battery, storage, colours, eSIM), stock, delivery, pre-order and launch of a new phone,
+  upgrade and trade-in, insurance; plans and tariffs: what they include, data allowance, changing plan, family
+  bundles, travel pass, home internet, fibre and TV offers.
+- technical_support:""",
+)
 
 _DESK = re.compile(r"^- (?P<name>[A-Za-z_][\w-]*):[ \t]*(?P<text>.*(?:\n[ \t]+\S.*)*)", re.MULTILINE)
 _FALLBACK = re.compile(r"fits no desk, choose (?P<name>[A-Za-z_][\w-]*)", re.IGNORECASE)
