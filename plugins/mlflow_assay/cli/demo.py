@@ -108,6 +108,7 @@ def _findings(result: LoopResult) -> Iterator[str]:
         change = (
             f"{100 * fix.difference:+.0f} points [{100 * fix.low:+.0f} to {100 * fix.high:+.0f}], p = {fix.p_value:.1g}"
         )
-        yield f"With the prompt repaired, on {fix.n} new requests: {percent(fix.value_b)} right instead of {percent(fix.value_a)}"
+        shares = f"{percent(fix.value_b)} right instead of {percent(fix.value_a)}"
+        yield f"With the prompt repaired, on {fix.n} new requests: {shares}"
         yield f"  ({change}; {len(fix.wins)} better, {len(fix.losses)} worse)."
     yield f"The truth before the fix, known only because this is a simulation: {percent(1 - result.true_pass_rate)}."
