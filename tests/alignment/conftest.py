@@ -8,8 +8,13 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from mlflow.entities import AssessmentSource, AssessmentSourceType
+from mlflow.entities import AssessmentSource, AssessmentSourceType, Feedback
 
+from mlflow_assay import semconv
+from mlflow_assay.demo import writer
+from mlflow_assay.demo.recorder import SpanRecord
+from mlflow_assay.demo.writer import TraceRecord
+from mlflow_assay.sinks.mlflow_assessments import MlflowSink
 from mlflow_assay.testing import JudgeRequest, answer
 
 DEFINITION = """
@@ -61,7 +66,7 @@ def label_trace() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def _labelled_store(_empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store with 120 labelled traces, made once a worker; tests get copies, and take fewer with --max-traces.
+    """A store with 90 labelled traces, made once a worker; tests get copies, and take fewer with --max-traces.
 
     In a third of them the agent says SHRUG, which the experts call impolite and an unaligned judge lets pass.
     """
@@ -69,26 +74,32 @@ def _labelled_store(_empty_store: Path, tmp_path_factory: pytest.TempPathFactory
     shutil.copy(_empty_store, path)
     before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(f"sqlite:///{path}")
-    mlflow.create_experiment("test", artifact_location=(path.parent / "artifacts").as_uri())
-    mlflow.set_experiment("test")
-    for i in range(120):
-        _labelled_trace(i)
+    experiment = mlflow.create_experiment("test", artifact_location=(path.parent / "artifacts").as_uri())
+    writer.write(experiment, [_trace(i) for i in range(90)])
+    MlflowSink().write([_label(i) for i in range(90)])
     mlflow.set_tracking_uri(before)
     return path
 
 
-def _labelled_trace(i: int) -> None:
-    rude = i % 3 == 0
-    with mlflow.start_span("agent", span_type="AGENT") as root:
-        subject = SUBJECTS[(i // 10 + i) % 10]
-        root.set_inputs({"request": f"I {VERBS[i % 10]} about my {subject} number{i} zeta{i * 7} omega{i * 13}"})
-        root.set_outputs({"answer": f"SHRUG, item{i} not my job" if rude else f"Thank you, item{i} is on its way"})
-    mlflow.log_feedback(
-        trace_id=root.trace_id,
+def _id(i: int) -> str:
+    return f"tr-{i + 1:032x}"
+
+
+def _trace(i: int) -> TraceRecord:
+    request = f"I {VERBS[i % 10]} about my {SUBJECTS[(i // 10 + i) % 10]} number{i} zeta{i * 7} omega{i * 13}"
+    reply = f"SHRUG, item{i} not my job" if i % 3 == 0 else f"Thank you, item{i} is on its way"
+    start = 1_760_000_000_000_000_000 + i * 1_000_000_000
+    root = SpanRecord("agent", "AGENT", start, None, {"request": request}, {"answer": reply}, end_ns=start + 1_000_000)
+    return TraceRecord(_id(i), [root], f"session-{i}", "customer", {semconv.SIMULATED: "true"})
+
+
+def _label(i: int) -> Feedback:
+    return Feedback(
+        trace_id=_id(i),
         name="polite",
-        value="fail" if rude else "pass",
+        value="fail" if i % 3 == 0 else "pass",
         source=AssessmentSource(AssessmentSourceType.HUMAN, "ann"),
-        rationale="Shrugging a customer off is impolite." if rude else None,
+        rationale="Shrugging a customer off is impolite." if i % 3 == 0 else None,
     )
 
 

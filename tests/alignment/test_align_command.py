@@ -198,7 +198,7 @@ def test_a_threshold_is_moved_without_a_single_call(labelled, folder, store):
         judges = pipeline.build_judges(["helpful"], model=server.model, paths=[folder])
         pipeline.score(MlflowSource("test"), judges)
         before = len(server.requests)
-        options = {"judge": "helpful", "optimizer": "recalibrate", "traces": 120}
+        options = {"judge": "helpful", "optimizer": "recalibrate", "traces": 90}
         code, found = run(server, folder, "--label", "polite", **options)
         assert len(server.requests) == before
     assert (code, found["accepted"], sum(found["calls"].values())) == (0, True, 0)

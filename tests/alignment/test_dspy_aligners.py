@@ -15,6 +15,7 @@ from mlflow_assay.errors import ConfigError, NotTrustedError
 from mlflow_assay.sources.mlflow_store import MlflowSource
 from mlflow_assay.testing import FakeJudgeServer, JudgeRequest
 
+pytestmark = pytest.mark.slow
 pytest.importorskip("dspy", reason="the extra `dspy` is not installed")
 
 REASON = "Shrugging a customer off is impolite."

@@ -134,6 +134,7 @@ class AlignmentReport:
             ("conflicts, settled by majority", self.labels.conflicts),
             ("ties, left out", self.labels.ties),
             ("neither good nor bad, left out", sum(self.labels.unreadable.values())),
+            ("corrections of a verdict, which teach but never test", sum(x.correction for x in self.labels.labels)),
             ("left out of all parts, since they resemble the test", len(parts["purged"])),
             ("held-out rows without a verdict for reasons outside the judges", self.failed_outside),
         ):

@@ -110,8 +110,8 @@ def _keep_cases(content: dict[str, Any], value: ValueSpec) -> None:
         if case.get("expect") is None:
             return True
         try:
-            good: bool = value.passes(value.read(case["expect"]))  # type: ignore[arg-type]
-            return good == (case["kind"] == "good")
+            passes = value.passes(value.read(case["expect"]))  # type: ignore[arg-type]
+            return bool(passes == (case["kind"] == "good"))
         except UnscoredError:
             return False
 

@@ -179,6 +179,7 @@ def _show_plan(todo: Plan, as_json: bool) -> None:
         "labels": len(todo.labels.labels),
         "conflicts": todo.labels.conflicts,
         "ties": todo.labels.ties,
+        "corrections": sum(label.correction for label in todo.labels.labels),
         "purged": len(todo.parts.purged),
         **{name: len(found) for name, found in parts.items()},
         **{f"{name}_good": sum(e.passed for e in found) for name, found in parts.items()},
