@@ -38,13 +38,14 @@ def judged(store) -> Callable[..., list[str]]:
         *,
         confidence: float | None = None,
         tags: dict[str, str] | None = None,
+        session: str | None = None,
         **metadata: str,
     ) -> list[str]:
         said = [True] * passes + [False] * fails + [None] * unscored
         ids = []
         for n, passed in enumerate(said):
             given = confidence if confidence is not None else round(0.5 + 0.4 * n / len(said), 3)
-            ids.append(_write(_get_store(), experiment, passed, given, tags or {}, metadata))
+            ids.append(_write(_get_store(), experiment, passed, given, tags or {}, metadata, session))
         return ids
 
     return make
@@ -53,7 +54,7 @@ def judged(store) -> Callable[..., list[str]]:
 _CLOCK = itertools.count(1_790_000_000_000)
 
 
-def _write(store, experiment: str, passed: bool | None, confidence: float, tags, metadata) -> str:
+def _write(store, experiment: str, passed: bool | None, confidence: float, tags, metadata, session=None) -> str:
     from mlflow.entities import AssessmentSource, Feedback, TraceInfo, TraceLocation, TraceState
 
     trace_id = f"tr-{uuid.uuid4().hex}"
@@ -67,11 +68,10 @@ def _write(store, experiment: str, passed: bool | None, confidence: float, tags,
         trace_id=trace_id,
     )
     location = TraceLocation.from_experiment_id(experiment)
-    store.start_trace(
-        TraceInfo(
-            trace_id, location, request_time=next(_CLOCK), state=TraceState.OK, tags=dict(tags), assessments=[verdict]
-        )
-    )
+    info = TraceInfo(trace_id, location, next(_CLOCK), TraceState.OK, tags=dict(tags), assessments=[verdict])
+    if session is not None:
+        info.trace_metadata = {"mlflow.trace.session": session}
+    store.start_trace(info)
     return trace_id
 
 

@@ -247,14 +247,16 @@ def test_an_export_can_be_imported_and_changes_nothing(judged, contracts, label,
     assert (report.written, report.replaced, report.already) == (0, 0, 4) and people() == before
 
 
-def test_verdicts_and_expectations_by_people_are_told_apart(judged, contracts):
+def test_expectations_and_machines_verdicts_are_no_labels(judged, contracts, label):
     import mlflow
+    from mlflow.entities import AssessmentSource
 
-    judged(passes=1)
-    (info,) = MlflowSource("test").infos()
-    mlflow.log_expectation(trace_id=info.trace_id, name="route", value="billing")
-    rows = list(exported(MlflowSource("test"), contracts, [JUDGE]))
-    assert rows == []
+    (a,) = judged(passes=1)
+    mlflow.log_expectation(trace_id=a, name="route", value="billing", source=AssessmentSource("HUMAN", "ana"))
+    mlflow.log_feedback(trace_id=a, name="speed", value=True, source=AssessmentSource("CODE", "script"))
+    label(a, True, name="thumb")
+    rows = list(exported(MlflowSource("test"), contracts))
+    assert [(row[1], row[2]) for row in rows] == [("thumb", True)]
 
 
 # --- sources and commands -------------------------------------------------------------------------------
@@ -292,6 +294,16 @@ def test_the_import_command_reports_and_fails_when_lines_were_left_out(judged, s
     assert "line 3: no trace 'tr-gone'" in done.output
     again = run("labels", "import", str(path), "-e", "test", "--name", "thumb", "--skip-bad", "--json")
     assert json.loads(again.stdout)["already"] == 1
+
+
+def test_a_judge_may_be_named_as_in_the_catalogue(judged, sheet):
+    """`mlflow/Safety` gives verdicts named `Safety`, and its labels bear that name."""
+    (a,) = judged(passes=1)
+    assert (
+        run("labels", "import", str(sheet(f"{a},,yes,,ana,")), "-e", "test", "--name", "mlflow/Safety").exit_code == 0
+    )
+    assert [(name, value) for _, name, value, *_ in people()] == [("Safety", "yes")]
+    assert f"{a},Safety,yes" in run("labels", "export", "-e", "test", "--name", "mlflow/Safety").stdout
 
 
 def test_export_goes_to_standard_output(judged, label):

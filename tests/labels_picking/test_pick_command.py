@@ -340,3 +340,14 @@ def test_a_rate_corrected_with_these_labels_uses_their_probabilities(judged, lab
     estimate = kpi["estimate"]
     assert estimate["n_labelled"] == 30
     assert estimate["low"] <= 40 / 60 <= estimate["high"]
+
+
+def test_a_judge_of_sessions_has_its_sessions_drawn_by_the_trace_the_verdict_stands_on(judged, label):
+    from mlflow_assay.contracts import JudgeContract
+
+    contract = JudgeContract(JUDGE, "?", BooleanValue(), scope="session")
+    firsts = [judged(passes=1, session=f"s{n}")[0] for n in range(4)]
+    result = pick(ask(4), {JUDGE: contract})
+    assert set(result.new) == set(firsts) and result.traces == 4
+    label(firsts[0], True)
+    assert pick(ask(4), {JUDGE: contract}).answered == 1

@@ -146,10 +146,10 @@ def import_(
     from mlflow_assay.cli.progress import Steps
     from mlflow_assay.labels.exchange import import_csv
 
-    known = contracts(paths)
+    known, called = contracts(paths), _assessment_name(name, paths) if name else None
     with Steps("Writing labels", quiet=as_json) as steps:
         report = import_csv(
-            file, experiment, known, name=name, by=by, skip_bad=skip_bad, dry_run=dry_run, progress=steps.reach
+            file, experiment, known, name=called, by=by, skip_bad=skip_bad, dry_run=dry_run, progress=steps.reach
         )
     if as_json:
         click.echo(json.dumps({**report.to_dict(), "dry_run": dry_run}, indent=2, ensure_ascii=False))
@@ -188,7 +188,7 @@ def export(
     from mlflow_assay.sources.mlflow_store import MlflowSource, parse_since
 
     source = MlflowSource(experiment, filter_string, parse_since(since) if since else None)
-    rows = list(exported(source, contracts(paths), names))
+    rows = list(exported(source, contracts(paths), [_assessment_name(name, paths) for name in names]))
     if out is None:
         write_csv(sys.stdout, EXPORT_COLUMNS, rows)
         return
@@ -231,7 +231,7 @@ def status(experiment: str, judge: str | None, half_width: float, paths: tuple[s
 
 
 def _assessment_name(judge: str, paths: tuple[str, ...]) -> str:
-    """The name a judge's verdicts carry: `mlflow/Safety` is called `safety` on the traces."""
+    """The name a judge's verdicts carry: `mlflow/Safety` is called `Safety` on the traces."""
     from mlflow_assay.judges.catalogue import Catalogue
 
     entry = Catalogue(paths).entries.get(judge)

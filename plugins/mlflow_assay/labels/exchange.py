@@ -271,10 +271,11 @@ def exported(
 
 
 def _labels(row: Row, names: Sequence[str]) -> list[Mark]:
-    """Each labeller's latest valid word under each name."""
+    """Each labeller's latest valid feedback under each name; expectations are no labels here."""
     latest: dict[tuple[str, str], Mark] = {}
     for mark in sorted(row.marks, key=lambda m: m.time_ms):
-        if mark.human and mark.valid and mark.error is None and (not names or mark.name in names):
+        told = mark.human and mark.valid and not mark.expectation and mark.error is None
+        if told and (not names or mark.name in names):
             latest[mark.name, mark.source.lower()] = mark
     return list(latest.values())
 

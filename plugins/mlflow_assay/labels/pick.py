@@ -350,7 +350,7 @@ def _notes(request: PickRequest, sample: _Sample, picks: Picks) -> list[str]:
     if request.overlap:
         shared = sum(len(d.queues) > 1 for d in picks.draws.values())
         notes.append(
-            f"{shared} traces stand in the queues of all {len(request.experts)} experts: MLflow counts an item as "
+            f"{shared} traces stand in the queues of {' and '.join(request.experts)}: MLflow counts an item as "
             "done after one review, so an overlap needs a queue for each. Without a login MLflow signs every review "
             "alike; to tell experts apart, start it with --app-name basic-auth."
         )

@@ -52,8 +52,8 @@ class Candidate:
 
     @property
     def labelled(self) -> bool:
-        """Whether anyone has labelled it, agreed upon or not."""
-        return bool(self.labellers)
+        """Whether anyone has labelled it, or its session where the judge judges sessions; agreed upon or not."""
+        return bool(self.labellers) or self.good is not None
 
 
 @dataclass(frozen=True)
