@@ -38,6 +38,11 @@ uses: latency_limit
 with: {seconds: 10}
 """
 UI_URL = "http://127.0.0.1:5000"  # where `mlflow ui` answers by default
+_OUTCOMES = {
+    "better": "The new prompt is better.",
+    "worse": "The new prompt is worse.",
+    "inconclusive": "No difference is shown: these requests are too few to tell.",
+}
 _FIELDS = ("first_user_message", "tag:agent", "final_answer")
 
 
@@ -214,12 +219,14 @@ def _as_section(fix: Comparison) -> Section:
     if fix.difference is not None and fix.low is not None and fix.high is not None:
         points = f"{100 * fix.difference:+.0f} points [{100 * fix.low:+.0f} to {100 * fix.high:+.0f}]"
         facts.insert(2, ("Change, with 95 % interval", points))
+    if fix.p_value is not None:
+        facts.append(("Chance of seeing this if nothing had changed (paired test)", f"{fix.p_value:.1g}"))
     return Section(
         key="comparison",
         title="Did the fix help?",
         summary=(
             f"A person added the missing product desk to the router's prompt. Old and new prompt answered the same "
-            f"{fix.n} new requests, and the simulated expert judged every answer. {fix.verdict}"
+            f"{fix.n} new requests, and the simulated expert judged every answer. {_OUTCOMES[fix.outcome]}"
         ),
         facts=tuple(facts),
     )
