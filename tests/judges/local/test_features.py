@@ -121,6 +121,11 @@ def test_any_text_can_be_read_and_gives_finite_columns(texts):
         found = fitted.columns(rows)
         assert np.isfinite(found.toarray()).all()
         assert abs(found - fitted.weigh(counts)).max() < 1e-12
+        for i, row_ in enumerate(rows):
+            at, values = fitted.entries(row_)
+            alone = np.zeros(found.shape[1])
+            alone[at] = values
+            assert np.abs(alone - found[i].toarray()[0]).max() < 1e-12
 
 
 def test_only_a_category_of_few_values_is_crossed_and_only_with_the_first_text():

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,9 +21,9 @@ from mlflow_assay.judges.local.examples import clip
 
 __all__ = ["NEAR", "Groups", "Pair", "group", "near_duplicates"]
 
-NEAR = 0.6
+NEAR = 0.55
 _ROWS = 512
-_READ = 2_000
+_READ = 8_000
 
 Ints = npt.NDArray[np.int64]
 Pair = tuple[int, int, float]
@@ -97,20 +98,29 @@ def group(sessions: Sequence[str | None], pairs: Sequence[Pair], cap: int | None
 def near_duplicates(texts: Sequence[str], near: float = NEAR) -> list[Pair]:
     """Pairs (i, j, cosine), i < j, of texts that are nearly the same; blank texts pair with none.
 
+    What all texts share, such as the results of the same tool call, weighs next to nothing: n-grams are weighted
+    by log((n + 1) / df) without the usual constant.
+
     Args:
-        texts: what the traces are compared by, shape (n,); the first and last 1,000 characters are read.
+        texts: what the traces are compared by, shape (n,); the first and last 4,000 characters are read.
         near: least cosine of character 3- to 5-gram TF-IDF vectors, in (0, 1].
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     if not any(t.strip() for t in texts):
         return []
-    texts = [clip(t, _READ) for t in texts]
+    vectors = _vectors([clip(t, _READ) for t in texts])
     pairs: list[Pair] = []
-    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True).fit_transform(texts)
     for start in range(0, len(texts), _ROWS):
         similar = (vectors[start : start + _ROWS] @ vectors.T).tocoo()
         keep = (similar.data >= near) & (similar.row + start < similar.col)
         rows, columns, cosines = similar.row[keep] + start, similar.col[keep], similar.data[keep]
         pairs += zip(rows.tolist(), columns.tolist(), cosines.tolist(), strict=True)
     return pairs
+
+
+def _vectors(texts: Sequence[str]) -> Any:
+    from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+
+    counts = CountVectorizer(analyzer="char_wb", ngram_range=(3, 5)).fit_transform(texts)
+    weighting = TfidfTransformer(sublinear_tf=True)
+    weighting.idf_ = np.log((counts.shape[0] + 1) / np.bincount(counts.indices, minlength=counts.shape[1]))
+    return weighting.transform(counts)

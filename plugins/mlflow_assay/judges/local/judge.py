@@ -19,6 +19,7 @@ from mlflow_assay.judges.local import examples, features
 from mlflow_assay.judges.local.confidence import Confidence
 from mlflow_assay.judges.local.crossval import Linear
 from mlflow_assay.judges.local.examples import Example, Field, Row
+from mlflow_assay.judges.local.features import FittedBlock
 from mlflow_assay.judges.local.report import TrainingReport
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 __all__ = ["LocalJudge", "Prediction"]
 
 _REASONS = 3
+
+# a block, the columns of it that are not zero, and what each adds to the score
+Share = tuple[FittedBlock, npt.NDArray[np.int64], npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -117,8 +121,8 @@ class LocalJudge:
         """The verdict on what was read of one trace; raises as `judge`."""
         row = examples.row(example, self.fields)
         self._refuse_the_unseen(row)
-        columns = self.columns([row])
-        score = float((columns @ self.model.coef)[0]) + self.model.intercept
+        shares = self._shares(row)
+        score = self.model.intercept + sum(float(share.sum()) for _, _, share in shares)
         sure = float(self.confidence.of(np.array([score]))[0])
         verdict = "pass" if score > 0 else "fail"
         if sure < self.threshold:
@@ -127,7 +131,7 @@ class LocalJudge:
                 f"{verdict} with confidence {sure:.2f}; it answers from {self.threshold:.2f} up",
                 {semconv.CONFIDENCE: f"{sure:.4f}", semconv.RAW_VALUE: verdict},
             )
-        return Prediction(score > 0, sure, score, *self._reasons(columns, row))
+        return Prediction(score > 0, sure, score, *_reasons(shares, row))
 
     def scores(self, found: Sequence[Example]) -> npt.NDArray[np.float64]:
         """Scores of several examples without abstaining, shape (n,); above 0 passes."""
@@ -189,24 +193,31 @@ class LocalJudge:
                     {semconv.CONFIDENCE: "0.0000"},
                 )
 
-    def _reasons(self, columns: Any, row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Plain words for the strongest contributions towards pass and towards fail."""
-        ranked = sorted(self._contributions(columns, row), key=lambda c: -abs(c[0]))
-        return tuple(_distinct(w for c, w in ranked if c > 0)), tuple(_distinct(w for c, w in ranked if c < 0))
-
-    def _contributions(self, columns: Any, row: Row) -> Iterator[tuple[float, str]]:
-        """(contribution to the score, words for it) of every column that can be put in words."""
-        start = 0
+    def _shares(self, row: Row) -> list[Share]:
+        """What each column adds to the score, block by block."""
+        encode = self.embedder.load().encode if self.embedder else None
+        found, start = [], 0
         for block in self.model.blocks:
-            part = columns[:, start : start + block.width]
-            coef = self.model.coef[start : start + block.width]
+            at, values = block.entries(row, encode)
+            found.append((block, at, values * self.model.coef[start + at]))
             start += block.width
-            if block.block.kind in ("meaning", "number"):
-                total = float((part @ coef)[0])
-                yield total, _dense_words(block.block, row)
-            elif block.block.kind != "parts":
-                for column, value in zip(part.indices, part.data, strict=True):
-                    yield float(value * coef[column]), _term_words(block.block, block.terms[column])
+        return found
+
+
+def _reasons(shares: Sequence[Share], row: Row) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Plain words for the strongest contributions towards pass and towards fail."""
+    ranked = sorted(_in_words(shares, row), key=lambda c: -abs(c[0]))
+    return tuple(_distinct(w for c, w in ranked if c > 0)), tuple(_distinct(w for c, w in ranked if c < 0))
+
+
+def _in_words(shares: Sequence[Share], row: Row) -> Iterator[tuple[float, str]]:
+    """(contribution to the score, words for it) of everything that can be put in words."""
+    for fitted, at, share in shares:
+        if fitted.block.kind in ("meaning", "number"):
+            yield float(share.sum()), _dense_words(fitted.block, row)
+        elif fitted.block.kind != "parts":
+            for column, value in zip(at.tolist(), share.tolist(), strict=True):
+                yield value, _term_words(fitted.block, fitted.terms[column])
 
 
 def features_need_spans(field: Field) -> bool:
