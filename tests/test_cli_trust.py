@@ -156,6 +156,13 @@ def test_kpi_without_labels_says_that_it_is_not_corrected(store):
     assert "Not corrected: no judged trace of this window has a label." in text
 
 
+def test_the_kpi_table_loses_no_column_on_a_narrow_terminal(two_versions, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    heading = run("kpi", "-e", "test").stdout
+    for column in ("pass rate", "corrected", "alone", "judged", "labels", "unscored"):
+        assert column in heading
+
+
 def test_training_traces_are_left_out_of_every_command_and_said(store):
     for i in range(30):
         for version in ("1", "2"):
@@ -220,6 +227,8 @@ def test_compare_pairs_by_inputs_and_corrects_by_the_labels(two_versions):
     assert (c["wins"], c["losses"], c["outcome"]) == (len([f for f in judge["flips"] if f["better"]]), 0, "better")
     assert c["corrected"]["method"] == "jps-paired"
     assert c["corrected"]["corrected"] > 0
+    text = " ".join(run("compare", *SIDES).stdout.split())
+    assert f"Corrected for the judge's errors by {c['corrected']['n_labelled']} pairs labelled on both sides: +" in text
     pair = judge["flips"][0]
     first = two_versions["1"].index(pair["trace_a"])
     assert two_versions["2"][first] == pair["trace_b"]
@@ -294,6 +303,27 @@ def test_runs_of_the_engine_are_found_by_name(log_trace):
     assert found["judges"][0]["comparison"]["wins"] == 4
     with pytest.raises(ConfigError, match=r"2 runs are called 'assay: repeated_steps'.*by its id"):
         run("compare", by_name["old"].run_name, "new")
+
+
+def test_runs_of_mlflows_own_evaluation_are_paired_by_their_inputs(store):
+    import mlflow
+    from mlflow.genai.scorers import scorer
+
+    @scorer
+    def right(inputs, outputs):
+        return outputs == inputs["q"]
+
+    def agent(wrong):
+        return lambda q: "?" if q in wrong else q
+
+    mlflow.set_experiment("test")
+    data = [{"inputs": {"q": f"question {i}"}} for i in range(4)]
+    for name, wrong in (("v1", "question 1 question 2"), ("v2", "question 3")):
+        with mlflow.start_run(run_name=name):
+            mlflow.genai.evaluate(data=data, predict_fn=agent(wrong), scorers=[right])
+    found = asked("compare", "v1", "v2")
+    c = found["judges"][0]["comparison"]
+    assert (found["pair_by"], found["pairs"], c["wins"], c["losses"]) == ("inputs", 4, 2, 1)
 
 
 @pytest.mark.parametrize(

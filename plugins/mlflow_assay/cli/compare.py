@@ -203,6 +203,7 @@ def _points(value: float | None, low: float | None, high: float | None, share: b
 
 
 _COLUMNS = ("judge", "A", "B", "difference", "won / lost / equal", "p", "corrected difference", "comes to")
+_IN_TABLE = 6  # columns shown on a terminal; the rest is said in sentences below
 
 
 def _heading(a: Side, b: Side, field: str, pairing: Pairing) -> list[str]:
@@ -218,13 +219,18 @@ def _heading(a: Side, b: Side, field: str, pairing: Pairing) -> list[str]:
 def _lines(one: JudgeComparison) -> list[str]:
     """What the comparison comes to, in sentences."""
     lines = [one.comparison.verdict, *one.notes]
-    if one.comparison.corrected is None and (one.labelled_a or one.labelled_b):
+    e = one.comparison.corrected
+    if e is not None:
+        shown = _points(e.corrected, e.low, e.high, True)
+        lines.append(
+            f"Corrected for the judge's errors by {e.n_labelled} pairs labelled on both sides: {shown} points."
+        )
+    elif one.labelled_a or one.labelled_b:
         lines.append(f"Labelled: {one.labelled_a} pairs on A's side, {one.labelled_b} on B's.")
     if one.pass_k is not None:
         a, b, c = one.pass_k
-        shown = [_value(e.raw, True) for e in (a, b)]
         told = c.verdict.removeprefix(f"{c.name}: ")
-        lines.append(f"{c.name}: A {shown[0]}, B {shown[1]}: {told}")
+        lines.append(f"{c.name}: A {_value(a.raw, True)}, B {_value(b.raw, True)}: {told}")
     return lines
 
 
@@ -239,12 +245,9 @@ def _show(
 ) -> None:
     for line in _heading(a, b, field, pairing):
         out.print(line)
-    corrected = any(f.comparison.corrected is not None for f in found)
-    chosen = [i for i, name in enumerate(_COLUMNS[:-1]) if corrected or name != "corrected difference"]
-    made = table(*(_COLUMNS[i] for i in chosen))
+    made = table(*_COLUMNS[:_IN_TABLE])
     for one in found:
-        cells = _cells(one)
-        made.add_row(*(cells[i] for i in chosen))
+        made.add_row(*_cells(one)[:_IN_TABLE])
     out.print(fit(made))
     for one in found:
         for line in _lines(one):

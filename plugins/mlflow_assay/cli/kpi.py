@@ -143,11 +143,11 @@ def _fraction(option: str, text: str) -> tuple[int, int]:
     return int(part), int(whole)
 
 
-_COLUMNS = ("pass rate", "interval", "corrected", "judge alone", "judged", "labels", "unscored")
+_COLUMNS = ("pass rate", "corrected", "alone", "judged", "labels", "unscored")
 
 
 def _show(out: Console, found: list[Kpi], by: str | None) -> None:
-    made = table(f"judge, {by}" if by else "judge", *_COLUMNS, numbers=(5, 6, 7))
+    made = table(f"judge, {by}" if by else "judge", *_COLUMNS, numbers=(4, 5, 6))
     for one in found:
         made.add_row(one.judge, *_cells(one.estimate))
         for value, estimate in one.slices.items():
@@ -156,15 +156,15 @@ def _show(out: Console, found: list[Kpi], by: str | None) -> None:
     for one in found:
         for line in _lines(one):
             out.print(line)
-    out.print("How to read this: assay kpi --explain")
+    out.print("Alone: what the judge says, uncorrected. How to read this: assay kpi --explain")
 
 
 def _cells(e: Estimate) -> list[str]:
     from mlflow_assay.report.words import interval, percent, rate
 
-    how = ("by rates" if e.method == "rogan-gladen" else "by labels") if e.is_corrected else "no"
+    how = ("by rates" if e.method == "rogan-gladen" else "yes") if e.is_corrected else "no"
     counts = [str(e.n_judged), str(e.n_labelled), str(e.n_unscored)]
-    return [rate(e), interval(e), how, percent(e.raw), *counts]
+    return [f"{rate(e)} [{interval(e)}]", how, percent(e.raw), *counts]
 
 
 def _lines(one: Kpi) -> list[str]:

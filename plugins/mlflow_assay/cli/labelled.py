@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_LOG_WIDTH = 120
+
 __all__ = ["by_option", "confidence_option", "console", "contracts", "fit", "label_option", "measure", "read", "table"]
 
 
@@ -100,10 +102,14 @@ def read(
 
 
 def console() -> Console:
-    """Where tables go: standard output, numbers not recoloured."""
+    """Where tables go: standard output, numbers not recoloured; as wide as a log where it is no terminal."""
+    import os
+    import sys
+
     from rich.console import Console
 
-    return Console(highlight=False, markup=False, emoji=False)
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else _LOG_WIDTH
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def table(*columns: str, title: str | None = None, numbers: Sequence[int] = ()) -> Table:
@@ -118,9 +124,9 @@ def table(*columns: str, title: str | None = None, numbers: Sequence[int] = ()) 
 
 
 def fit(made: Table) -> Table:
-    """The table with its first column as wide as what it holds, up to 34 characters, whatever the others need."""
-    first = made.columns[0]
-    first.min_width = min(34, max((len(str(cell)) for cell in first.cells), default=0))
+    """The table with only its first column allowed to fold, so that no number is lost on a narrow terminal."""
+    for column in made.columns[1:]:
+        column.no_wrap = True
     return made
 
 
