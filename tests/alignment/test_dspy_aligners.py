@@ -108,7 +108,7 @@ def test_without_dspy_the_error_says_what_to_install(labelled, folder, store, mo
 
     monkeypatch.setitem(sys.modules, "dspy", None)
     with FakeJudgeServer(model) as server, pytest.raises(ConfigError, match=r"pip install 'mlflow-assay\[dspy\]'"):
-        align(MlflowSource("test", max_traces=40), request_for("memalign", server, folder))
+        align(MlflowSource("test", max_traces=60), request_for("memalign", server, folder))
 
 
 def test_a_judge_model_that_is_down_leaves_everything_unchanged(labelled, folder, store):
@@ -116,4 +116,4 @@ def test_a_judge_model_that_is_down_leaves_everything_unchanged(labelled, folder
 
     dead = ModelSettings("openai:/fake-judge", base_url="http://127.0.0.1:9/v1/chat/completions", timeout_s=1)
     with FakeJudgeServer(model) as server, pytest.raises(AssayError):
-        align(MlflowSource("test", max_traces=40), request_for("memalign", server, folder, model=dead))
+        align(MlflowSource("test", max_traces=60), request_for("memalign", server, folder, model=dead))

@@ -5,6 +5,7 @@ Nothing is written to the traces, and nothing is changed unless the gate accepts
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -189,6 +190,7 @@ def align(
     """
     started = time.time()
     todo = plan(source, request)
+    _require_labels(request, todo)
     if todo.bound.contract.calls_llm and todo.to_ask:
         progress(f"Asking the judge as it is about {len(todo.to_ask)} labelled traces.")
     first = Asker(request.max_calls, cache)
@@ -240,6 +242,19 @@ def _check_registering(request: Request, entry: JudgeEntry, aligner: Aligner) ->
         raise ConfigError(
             f"The new version of {request.judge!r} could not be registered in MLflow: {reason}.",
             fix="Leave out --register; `assay score --path FOLDER` runs it.",
+        )
+
+
+def _require_labels(request: Request, todo: Plan) -> None:
+    """Refuse what the gate could not decide, before anything is paid for."""
+    good = sum(e.passed for e in todo.part("test"))
+    lacking = request.gate.lacking(good, len(todo.parts.test) - good)
+    if lacking and not request.force:
+        share = len(todo.parts.test) / len(todo.examples)
+        raise NotTrustedError(
+            lacking[0],
+            found=f"{len(todo.examples)} labelled traces, {share:.0%} of them held out",
+            fix=f"Label about {math.ceil(lacking[1] / share)} more traces.",
         )
 
 

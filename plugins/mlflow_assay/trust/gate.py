@@ -168,7 +168,7 @@ class Gate:
         return self._decided(evidence)
 
     def _decided(self, found: _Evidence) -> GateDecision:
-        lacking = self._lacking(found)
+        lacking = self.lacking(found.good, found.comparison.n - found.good)
         route = None if lacking else self._route(found)
         reason, needed = lacking or (self._why(found, route), self._more(found, route))
         return GateDecision(
@@ -189,10 +189,17 @@ class Gate:
             margin=self.margin,
         )
 
-    def _lacking(self, found: _Evidence) -> tuple[str, int] | None:
-        """What is missing to decide at all, and how many labels that is."""
-        n, good = found.comparison.n, found.good
-        rarer, kind = min((good, "good"), (n - good, "bad"))
+    def lacking(self, good: int, bad: int) -> tuple[str, int] | None:
+        """What held-out labels are missing to decide at all; None when there are enough.
+
+        Args:
+            good: held-out labels that say good.
+            bad: held-out labels that say bad.
+
+        Returns:
+            A sentence, and how many more held-out labels are needed.
+        """
+        n, (rarer, kind) = good + bad, min((good, "good"), (bad, "bad"))
         more = max(self.min_labels - n, self.min_class - rarer, 0)
         if n < self.min_labels:
             return f"Too few held-out labels: {n}, and {self.min_labels} are the least; {more} more are needed.", more
