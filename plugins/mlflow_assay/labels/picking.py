@@ -247,14 +247,9 @@ def number_of(frame: Frame, trace_id: str, purpose: str = "draw") -> int:
 def _draw(
     c: Candidate, stratum: str, sizes: Mapping[str, int], drawn: Mapping[str, int], frame: Frame, date: str
 ) -> Draw:
-    facts = {
-        "probability": round(drawn[stratum] / sizes[stratum], 10),
-        "stratum": stratum,
-        "size": sizes[stratum],
-        "drawn": drawn[stratum],
-    }
-    fresh = Draw(1.0, frame.queue, stratum, 1, 1, frame.seed, date)
-    return replace(c.draw or fresh, **facts)
+    size, number = sizes[stratum], drawn[stratum]
+    base = c.draw or Draw(1.0, frame.queue, stratum, 1, 1, frame.seed, date)
+    return replace(base, probability=round(number / size, 10), stratum=stratum, size=size, drawn=number)
 
 
 def assign(picks: Picks, frame: Frame, queues: Sequence[str], overlap: int = 0) -> Picks:
