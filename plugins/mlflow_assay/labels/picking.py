@@ -199,13 +199,14 @@ def _owed(
     groups = _groups(scored, drawn, left, share, number - blind)
     owed = {UNSCORED: blind} if blind else {}
     for names, part in groups:
-        owed |= neyman_allocation(
+        given = neyman_allocation(
             {h: scored[h] for h in names},
             part,
             pilot={h: pilot[h] for h in names} if labelled else None,
             minimum=share.minimum,
             spent={h: drawn[h] for h in names},
         )
+        owed |= {h: given[h] for h in names}
     return owed
 
 
