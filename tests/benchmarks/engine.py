@@ -3,7 +3,7 @@
     python tests/benchmarks/engine.py                       # 2,000 traces, 1 and 3 judges, 0 and 300 ms
     python tests/benchmarks/engine.py --traces 400 --quick  # a look
 
-Traces come from the demo's agent (about 8 spans each); judges are made by `make_judge` from YAML; the model is
+Traces have 8 spans each; judges are made by `make_judge` from YAML; the model is
 the fake judge server in a process of its own. Every contender runs in a fresh process, so memory and CPU are
 its own. `mlflow.genai.evaluate` gets MLFLOW_GENAI_EVAL_MAX_WORKERS=40 and a connection pool of 100: its
 default number of workers with a pool in which it does not lose rows. It is run on fewer traces (its rate
@@ -39,13 +39,34 @@ EXPERIMENT = "bench"
 def _setup(folder: Path, traces: int, uri: str) -> None:
     import mlflow
 
-    from mlflow_assay.demo.runner import run
-
     mlflow.set_tracking_uri(uri)
     if mlflow.get_experiment_by_name(EXPERIMENT) is None:
-        run(EXPERIMENT, requests=traces, days=14)
+        _write_traces(mlflow.create_experiment(EXPERIMENT), traces)
     for name, text in JUDGES.items():
         (folder / f"{name}.yaml").write_text(text)
+
+
+def _write_traces(experiment_id: str, traces: int) -> None:
+    """Traces of eight spans with texts of a support agent's length, a hundred a transaction."""
+    from mlflow.tracing.client import TracingClient
+
+    from mlflow_assay.testing.conformance import sample_span
+
+    client = TracingClient()
+    passage = "Your plan includes roaming in forty countries; beyond that each megabyte is charged. " * 8
+    for start in range(0, traces, 100):
+        spans = []
+        for number in range(start + 1, min(start + 100, traces) + 1):
+            request = {
+                "request": f"Question {number}: why is my bill higher than last month? {passage[: number % 300]}"
+            }
+            spans.append(
+                sample_span(number, 1, "agent", "AGENT", request, {"answer": f"{passage} Reference {number}."})
+            )
+            for index in range(2, 9):
+                kind = ("CHAT_MODEL", "TOOL", "RETRIEVER")[index % 3]
+                spans.append(sample_span(number, index, f"step_{index}", kind, request, {"found": passage}, parent=1))
+        client.log_spans(experiment_id, spans)
 
 
 def _judges(folder: Path, count: int, url: str) -> list[Any]:
@@ -199,6 +220,9 @@ def main(args: argparse.Namespace) -> None:
     few = args.traces if args.full else min(args.traces, 200)
     head = f"{'latency':>7} {'judges':>6}  {'contender':<22} {'traces':>6} {'verdicts':>8} {'unsc.':>5}"
     print(f"{head} {'wall s':>7} {'calls/s':>8} {'CPU ms/call':>11} {'RSS MB':>7} {'× evaluate':>10}")
+    if args.memory:
+        _memory(args, folder, uri)
+        return
     for latency in args.latencies:
         concurrency = 256 if latency else 64
         server, url = _start_server(latency)
@@ -231,6 +255,18 @@ def main(args: argparse.Namespace) -> None:
         server.wait()
 
 
+def _memory(args: argparse.Namespace, folder: Path, uri: str) -> None:
+    """Peak memory over a tenth of the traces and over all: it must not grow with their number."""
+    server, url = _start_server(0.0)
+    for traces in (args.traces // 10, args.traces):
+        _forget(uri)
+        found = _measure("engine", folder, uri, url, traces, 1, 64)
+        print(f"{traces:>6} traces: peak {found['rss_mb']:.0f} MB, {found['verdicts'] / found['wall_s']:.0f} calls/s")
+    assert server.stdin is not None
+    server.stdin.close()
+    server.wait()
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--role", default="main", help=argparse.SUPPRESS)
@@ -245,5 +281,6 @@ if __name__ == "__main__":
     parser.add_argument("--traces", type=int, default=2000)
     parser.add_argument("--full", action="store_true", help="Run `evaluate` on all traces too (minutes).")
     parser.add_argument("--quick", action="store_true", help="Without the cache rows.")
+    parser.add_argument("--memory", action="store_true", help="Only peak memory, over a tenth of the traces and all.")
     given = parser.parse_args()
     {"main": main, "contender": _contender, "serve": _serve}[given.role](given)

@@ -97,4 +97,4 @@ def test_the_table_tells_every_judge_once(catalogue):
 
 
 def test_the_folder_holds_data_only():
-    assert {p.suffix for p in Path(FOLDER).iterdir() if p.is_file()} <= {".yaml", ".json", ""}
+    assert {p.suffix for p in Path(FOLDER).iterdir() if p.is_file()} <= {".yaml", ".json", ".md"}

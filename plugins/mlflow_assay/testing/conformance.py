@@ -23,6 +23,7 @@ __all__ = [
     "SinkConformance",
     "SourceConformance",
     "sample_feedback",
+    "sample_span",
     "sample_trace",
 ]
 
@@ -48,13 +49,16 @@ def sample_trace(inputs: Any = None, outputs: Any = None, *, number: int = 1, sp
     trace_id = f"tr-{number:032x}"
     place = TraceLocation(TraceLocationType.MLFLOW_EXPERIMENT, MlflowExperimentLocation("0"))
     info = TraceInfo(trace_id, place, 1_700_000_000_000, TraceState.OK, execution_duration=120)
-    made = [_span(number, 1, "agent", "AGENT", inputs, outputs)] if spans else []
+    made = [sample_span(number, 1, "agent", "AGENT", inputs, outputs)] if spans else []
     if spans:
-        made.append(_span(number, 2, "lookup", "TOOL", {"key": "k"}, {"found": True}, parent=1))
+        made.append(sample_span(number, 2, "lookup", "TOOL", {"key": "k"}, {"found": True}, parent=1))
     return Trace(info, TraceData(spans=made))
 
 
-def _span(number: int, index: int, name: str, kind: str, inputs: Any, outputs: Any, parent: int | None = None) -> Any:
+def sample_span(
+    number: int, index: int, name: str, kind: str, inputs: Any, outputs: Any, parent: int | None = None
+) -> Any:
+    """A finished span of the sample trace `number`; `index` and `parent` tell its spans apart."""
     from mlflow.entities import Span
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import SpanContext, Status, StatusCode, TraceFlags
