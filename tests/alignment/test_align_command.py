@@ -132,6 +132,23 @@ def test_verdicts_that_stand_are_not_paid_for_again(labelled, folder, store):
     assert found["reused"] == 60
 
 
+def test_where_no_call_is_needed_no_key_is_needed(labelled, folder, store):
+    from mlflow_assay import pipeline
+    from mlflow_assay.sources.mlflow_store import MlflowSource
+
+    with FakeJudgeServer(deaf) as server:
+        judges = pipeline.build_judges(["polite"], model=server.model, paths=[folder])
+        pipeline.score(MlflowSource("test"), judges)
+    arguments = ["polite", "-e", "test", "-o", "local", "--path", str(folder), "--out", "new", "--json"]
+    result = CliRunner().invoke(command, [*arguments, "--model", "openai:/fake-judge"])
+    assert (result.exit_code, json.loads(result.stdout)["calls"]["old judge"]) == (0, 0)
+
+
+def test_a_text_for_another_judge_is_refused(labelled, folder, store):
+    with FakeJudgeServer(deaf) as server, pytest.raises(ConfigError, match="which is not aligned"):
+        run(server, folder, "--set", "plite.policy=x")
+
+
 def test_the_limit_of_calls_holds(labelled, folder, store):
     with FakeJudgeServer(learner) as server:
         with pytest.raises(ConfigError, match="--max-calls 20 does not suffice: 84"):

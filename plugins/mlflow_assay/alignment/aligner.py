@@ -156,7 +156,8 @@ class Aligner(AlignmentOptimizer):
         parts = split(
             [e.passed for e in examples],
             [e.session for e in examples],
-            [shown.request(e.trace) for e in examples],
+            [shown.text(bound, e.trace) for e in examples],
+            requests=[shown.request(e.trace) for e in examples],
             seed=self.seed,
             fractions=(0.6, 0.2, 0.2),
         )

@@ -78,7 +78,8 @@ class NearestExamples(Aligner):
             )
         kappa, size, appendix = max(tried, key=lambda t: (t[0], -t[1]))
         return Proposal(
-            f"{size} labelled cases, chosen around the judge's errors, stand in the instructions.",
+            f"{size} labelled cases, chosen around the judge's errors, stand in the instructions; they quote the "
+            "traces' own texts, so the judge is as confidential as those.",
             appendix=appendix,
             used=tuple(e.id for e in chosen[:size]),
             details={

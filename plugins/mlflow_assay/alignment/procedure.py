@@ -130,6 +130,7 @@ def plan(source: MlflowSource, request: Request) -> Plan:
         NotTrustedError: there are no labels, or too few groups of them.
         StoreError: MLflow cannot be read.
     """
+    from mlflow_assay.engine.chat import check_credentials
     from mlflow_assay.sources.mlflow_store import load_ids
 
     entry, bound = _judge(request)
@@ -152,7 +153,8 @@ def plan(source: MlflowSource, request: Request) -> Plan:
     parts = split(
         [e.passed for e in examples],
         [e.session for e in examples],
-        [shown.request(e.trace) or shown.text(bound, e.trace) for e in examples],
+        [shown.text(bound, e.trace) for e in examples],
+        requests=[shown.request(e.trace) for e in examples],
         fractions=request.fractions,
         seed=request.seed,
         only_train=[e.label.correction for e in examples],
@@ -161,6 +163,8 @@ def plan(source: MlflowSource, request: Request) -> Plan:
     wanted = (*parts.train, *parts.validation, *parts.test) if aligner.needs_verdicts else parts.test
     to_ask = tuple(examples[i] for i in wanted if examples[i].id not in known)
     calls = (len(to_ask) if bound.contract.calls_llm else 0) + (len(parts.test) if aligner.calls_llm else 0)
+    if calls and bound.model is not None:
+        check_credentials(bound.model)
     if request.max_calls is not None and request.max_calls < calls:
         raise ConfigError(
             f"--max-calls {request.max_calls} does not suffice: {calls} are needed to judge with old and new alone.",
@@ -213,8 +217,6 @@ def align(
 
 
 def _judge(request: Request) -> tuple[JudgeEntry, BoundJudge]:
-    from mlflow_assay.engine.chat import check_credentials
-
     catalogue = Catalogue(request.paths)
     entry = catalogue.get(request.judge)
     if entry.definition is None:
@@ -222,10 +224,7 @@ def _judge(request: Request) -> tuple[JudgeEntry, BoundJudge]:
             f"The judge {request.judge!r} has no YAML definition whose next version could be written.",
             fix=f"Write one that says `uses: {request.judge}` and align that.",
         )
-    bound = catalogue.build(request.judge, request.model, request.texts)
-    if bound.model is not None and bound.contract.calls_llm:
-        check_credentials(bound.model)
-    return entry, bound
+    return entry, catalogue.build(request.judge, request.model, request.texts)
 
 
 def _refusal(entry: JudgeEntry, bound: BoundJudge, aligner: Aligner) -> str | None:

@@ -16,7 +16,7 @@ __all__ = ["clipped", "parts", "request", "text"]
 
 
 def request(trace: Trace) -> str:
-    """What the customer asked first, which is what near-duplicates are found by; empty when not recorded."""
+    """What the customer asked first; empty when not recorded."""
     return trace_fields.as_text(trace_fields.extract(trace, "first_user_message"))
 
 

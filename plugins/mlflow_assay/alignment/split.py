@@ -1,12 +1,15 @@
 """Training, validation and test: split by group, so that nothing of the test is met before it.
 
-A group is a session, together with all sessions that hold nearly the same request. The test part decides whether the
-change is accepted, so no aligner ever sees it.
+A group is a session, together with all sessions that hold nearly the same text or the very same request. The test part
+decides whether the change is accepted, so no aligner ever sees it.
+
+Sessions that share a wording chain into one another until one group holds half of everything. Such groups are cut, and
+what resembles a row of a later part across the cut is purged: it is in no part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +23,9 @@ __all__ = ["FRACTIONS", "PARTS", "Split", "split"]
 
 PARTS = ("train", "validation", "test")
 FRACTIONS = (0.4, 0.2, 0.4)
-_LARGEST = 0.25  # a group of near-duplicates larger than this share of all traces is cut, and its links are purged
+SAME = 0.9  # least likeness of two requests that count as one
+_LARGEST = 0.25  # a group larger than this share of all rows is cut
+_PURGED = 0.2  # as long as no more than this share of rows is lost by the cut
 
 Ints = npt.NDArray[np.int64]
 
@@ -59,16 +64,18 @@ def split(
     fractions: tuple[float, float, float] = FRACTIONS,
     seed: int = 0,
     only_train: Sequence[bool] | None = None,
+    requests: Sequence[str] | None = None,
 ) -> Split:
     """Parts rows by group, with the same share of good labels in each part as far as groups allow.
 
     Args:
         passed: label of each row, shape (n,).
         sessions: session id of each, None for a row on its own, shape (n,).
-        texts: what near-duplicates are found by, shape (n,); blank texts resemble none.
+        texts: what the judge reads of each, by which near-duplicates are found, shape (n,); blank resembles none.
         fractions: of rows for training, validation and test, each above 0; they are scaled to sum to 1.
         seed: the same seed gives the same split.
         only_train: rows that may teach but not test; their whole group goes to training. Shape (n,).
+        requests: what was asked in each; those that are practically the same go together, too. Shape (n,).
 
     Raises:
         ConfigError: lengths differ, or a fraction is not above 0.
@@ -77,30 +84,22 @@ def split(
     Source: greedy stratification over groups, as in scikit-learn's StratifiedGroupKFold, with unequal parts.
     """
     n = len(passed)
-    if not n == len(sessions) == len(texts) or (only_train is not None and len(only_train) != n):
+    given = (sessions, texts, only_train, requests)
+    if any(values is not None and len(values) != n for values in given):
         raise ConfigError("Labels, sessions and texts must be aligned, one each a trace.", found=f"{n} labels")
     if min(fractions) <= 0:
         raise ConfigError("Each part needs a fraction above 0.", found=fractions)
     labels = np.asarray(passed, dtype=bool)
     pinned = np.zeros(n, dtype=bool) if only_train is None else np.asarray(only_train, dtype=bool)
-    found = _groups(sessions, texts)
-    free = np.unique(found.codes).size - np.unique(found.codes[pinned]).size
-    if free < 2 or np.unique(found.codes).size < len(PARTS):
-        raise NotTrustedError(
-            "The labelled traces cannot be parted into training, validation and test.",
-            found=f"{n} labelled traces in {found.count if n else 0} groups (sessions and near-duplicates)",
-            valid="three groups or more; a few dozen are needed to prove anything",
-            fix="Label traces of other sessions.",
-        )
-    part = _deal(labels, found.codes, pinned, np.asarray(fractions) / sum(fractions), seed)[found.codes]
-    rows = {i: np.flatnonzero(part == i) for i in range(len(PARTS))}
-    kept = {2: rows[2], 1: found.allowed(rows[1], rows[2])}
-    kept[0] = found.allowed(rows[0], np.concatenate([rows[1], rows[2]]))
-    purged = np.setdiff1d(np.arange(n), np.concatenate(list(kept.values())))
+    for found in _groupings(sessions, texts, requests or [""] * n):
+        parts = _parts(labels, found, pinned, np.asarray(fractions) / sum(fractions), seed)
+        purged = np.setdiff1d(np.arange(n), np.concatenate(parts))
+        if purged.size <= _PURGED * n:
+            break
     return Split(
-        train=tuple(kept[0].tolist()),
-        validation=tuple(kept[1].tolist()),
-        test=tuple(kept[2].tolist()),
+        train=tuple(parts[0].tolist()),
+        validation=tuple(parts[1].tolist()),
+        test=tuple(parts[2].tolist()),
         groups=tuple(found.codes.tolist()),
         purged=tuple(purged.tolist()),
         near_duplicates=found.duplicates,
@@ -108,14 +107,33 @@ def split(
     )
 
 
-def _groups(sessions: Sequence[str | None], texts: Sequence[str]) -> Groups:
-    if not len(sessions):
+def _groupings(sessions: Sequence[str | None], texts: Sequence[str], requests: Sequence[str]) -> Iterator[Groups]:
+    """Groups, whole where none is large, else cut ever less; the last are whole in any case."""
+    n = len(sessions)
+    if not n:
         raise NotTrustedError("There is no labelled trace to split.")
-    pairs = near_duplicates(texts)
+    likeness = {(i, j): c for i, j, c in (*near_duplicates(texts), *near_duplicates(requests, SAME))}
+    pairs = [(i, j, c) for (i, j), c in likeness.items()]
     whole = group(sessions, pairs)
-    if np.bincount(whole.codes).max() <= max(2, _LARGEST * len(sessions)):
-        return whole
-    return group(sessions, pairs, max(2, len(sessions) // 10))
+    if np.bincount(whole.codes).max() > max(2, _LARGEST * n):
+        yield from (group(sessions, pairs, max(2, n // part)) for part in (10, 5, 3))
+    yield whole
+
+
+def _parts(labels: Any, found: Groups, pinned: Any, fractions: Any, seed: int) -> tuple[Ints, Ints, Ints]:
+    """Rows of each part, without those that resemble a row of a later part."""
+    free = np.unique(found.codes).size - np.unique(found.codes[pinned]).size
+    if free < 2 or found.count < len(PARTS):
+        raise NotTrustedError(
+            "The labelled traces cannot be parted into training, validation and test.",
+            found=f"{labels.size} labelled traces in {found.count} groups (sessions and near-duplicates)",
+            valid="three groups or more; a few dozen are needed to prove anything",
+            fix="Label traces of other sessions.",
+        )
+    part = _deal(labels, found.codes, pinned, fractions, seed)[found.codes]
+    train, validation, test = (np.flatnonzero(part == i) for i in range(len(PARTS)))
+    validation_kept = found.allowed(validation, test)
+    return found.allowed(train, np.concatenate([validation, test])), validation_kept, test
 
 
 def _deal(labels: Any, codes: Ints, pinned: Any, fractions: Any, seed: int) -> Ints:

@@ -110,7 +110,7 @@ def align(
         label_source=label_source,
         options=_read_options(options),
         model=model_settings(model, base_url, timeout_s),
-        texts=read_texts(settings).get(judge, {}),
+        texts=_texts(judge, settings),
         paths=paths,
         max_calls=max_calls,
         seed=seed,
@@ -145,6 +145,13 @@ def _run(source: Any, request: Request, out: Path, cache: bool, registering: boo
         if known is not None:
             known.close()
     return report, record.keep(report, request, source.experiment_id, out, registering=registering)
+
+
+def _texts(judge: str, settings: tuple[str, ...]) -> dict[str, str]:
+    found = read_texts(settings)
+    if stray := sorted(set(found) - {judge}):
+        raise ConfigError(f"A text is set for the judge {stray[0]!r}, which is not aligned.", valid=judge)
+    return found.get(judge, {})
 
 
 def _read_options(settings: tuple[str, ...]) -> dict[str, Any]:
