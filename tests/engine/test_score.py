@@ -244,6 +244,27 @@ def test_a_machine_assessment_of_the_same_name_is_reported(folder, log_trace):
         assert run(folder, server).tallies[0].foreign == 1
 
 
+def test_under_a_rate_limit_no_verdict_is_lost_and_the_limit_is_respected(folder, log_trace):
+    """Two seconds' worth of calls at 20 a second; how near the limit it comes is tests/engine/test_limits.py's."""
+    for i in range(45):
+        log_trace(request=f"question {i}", tools=())
+    with FakeJudgeServer(answer(True), requests_per_s=20) as server:
+        report = run(folder, server, retry=RetryPolicy())
+        at = [request.at for request in server.requests]
+    assert report.tallies[0].passed == len(at) == 45
+    assert all(later - earlier >= 1.0 for earlier, later in zip(at, at[20:], strict=False))
+
+
+def test_one_call_in_twenty_failing_loses_nothing(folder, log_trace):
+    """Scattered 500s are retried; each verdict is stored once."""
+    ids = [log_trace(request=f"question {i}", tools=()) for i in range(40)]
+    count = iter(range(10_000))
+    with FakeJudgeServer(lambda _: Reply("broken", 500) if next(count) % 20 == 7 else answer(True)) as server:
+        report = run(folder, server)
+    assert report.tallies[0].passed == 40
+    assert [len(verdicts(i, valid_only=False)) for i in ids] == [1] * 40
+
+
 def test_an_unknown_experiment_names_the_near_ones(log_trace):
     log_trace()
     with pytest.raises(StoreError, match=r"no experiment 'tset'.*Valid: test"):
