@@ -47,7 +47,11 @@ _PAGE = 100
 @click.option(
     "--cross/--no-cross", default=True, help="Read the first text together with each category.  [default: on]"
 )
-@click.option("--group-by", metavar="FIELD", help="Find near-duplicates by this field, or `session` for sessions only.")
+@click.option(
+    "--group-by",
+    metavar="FIELD",
+    help="Find near-duplicates by this field, or `session` for sessions only.  [default: the first text]",
+)
 @click.option(
     "--target-agreement", type=float, default=0.9, show_default=True, help="Agreement with the labels to answer with."
 )

@@ -51,7 +51,7 @@ class EmbedderRef:
         digest = hashlib.sha256()
         for name in _FILES:
             digest.update(hashlib.sha256((path / name).read_bytes()).digest())
-        return cls(str(path), digest.hexdigest())
+        return cls(str(path.resolve()), digest.hexdigest())
 
     def load(self) -> Embedder:
         """The model, read once per process.
