@@ -13,7 +13,7 @@ from mlflow_assay.alignment.procedure import Request, align
 from mlflow_assay.contracts import ModelSettings
 from mlflow_assay.errors import ConfigError, NotTrustedError
 from mlflow_assay.sources.mlflow_store import MlflowSource
-from mlflow_assay.testing import FakeJudgeServer, JudgeRequest
+from mlflow_assay.testing import FakeJudgeServer, JudgeRequest, answer
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("dspy", reason="the extra `dspy` is not installed")
@@ -117,3 +117,30 @@ def test_a_judge_model_that_is_down_leaves_everything_unchanged(labelled, folder
     dead = ModelSettings("openai:/fake-judge", base_url="http://127.0.0.1:9/v1/chat/completions", timeout_s=1)
     with FakeJudgeServer(model) as server, pytest.raises(AssayError):
         align(MlflowSource("test", max_traces=60), request_for("memalign", server, folder, model=dead))
+
+
+def test_simba_learns_from_answers_that_vary(labelled, folder, store):
+    """The judge wavers on shrugs; SIMBA must ask again rather than be served from the cache, and be told of both."""
+    from mlflow_assay.engine.cache import VerdictCache
+
+    asked: dict[str, int] = {}
+
+    def wavering(request: JudgeRequest) -> str:
+        if not is_verdict(request):
+            return model(request)
+        case = str(request.body["messages"][-1]["content"])
+        asked[request.prompt] = asked.get(request.prompt, 0) + 1
+        if REASON in request.prompt or "SHRUG" not in case:
+            return learner(request)
+        return answer(asked[request.prompt] % 2 == 0)
+
+    cache = VerdictCache()
+    with FakeJudgeServer(wavering) as server:
+        try:
+            align(MlflowSource("test", max_traces=60), request_for("simba", server, folder), cache=cache)
+        except NotTrustedError as error:
+            assert "no better instructions" in str(error)
+        finally:
+            cache.close()
+        assert any(not is_verdict(r) for r in server.requests)  # it reflected on answers that differ
+    assert max(asked.values()) > 1

@@ -64,9 +64,9 @@ class Task:
         """The one judge model."""
         return self.bound.model
 
-    def ask(self, instructions: str, found: Sequence[Labelled]) -> dict[str, Verdict]:
-        """What the judge would say with other instructions, by trace id."""
-        return self.asker.ask(rewritten(self.bound, instructions), found)
+    def ask(self, instructions: str, found: Sequence[Labelled], *, fresh: bool = False) -> dict[str, Verdict]:
+        """What the judge would say with other instructions, by trace id; `fresh` asks even where that is known."""
+        return self.asker.ask(rewritten(self.bound, instructions), found, fresh=fresh)
 
 
 @dataclass(frozen=True)

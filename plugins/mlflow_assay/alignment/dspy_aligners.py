@@ -39,6 +39,7 @@ class _DSPyAligner(Aligner):
     """
 
     needs_verdicts: ClassVar[bool] = False
+    varies: ClassVar[bool] = False  # whether it learns from how the judge's answers to one question vary
 
     def __init__(self, *, reflection_model: str | None = None, threads: int = 8, **options: Any) -> None:
         super().__init__(**options)
@@ -64,7 +65,7 @@ class _DSPyAligner(Aligner):
 
         if len(task.train) < _FEWEST:
             raise NotTrustedError(f"{self.name} needs {_FEWEST} training labels.", found=len(task.train))
-        workshop = Workshop(task, self._reflection(task), self.threads)
+        workshop = Workshop(task, self._reflection(task), self.threads, fresh=self.varies)
         before = task.asker.calls
         try:
             text = workshop.run(lambda: self._improve(workshop))
@@ -106,9 +107,10 @@ class _DSPyAligner(Aligner):
 
 
 class Simba(_DSPyAligner):
-    """DSPy's SIMBA: tries rules and cases drawn from where its own answers differ.
+    """DSPy's SIMBA: tries rules and cases drawn from where the judge's answers to one question differ.
 
-    SIMBA itself chooses on its training examples, so the steps it offers are compared once more on the validation part.
+    A judge that always answers alike (temperature 0) gives it little to learn from. SIMBA itself chooses on its training
+    examples, so the steps it offers are compared once more on the validation part.
 
     Args:
         steps: rounds; each asks the judge `candidates` times about a batch.
@@ -120,6 +122,7 @@ class Simba(_DSPyAligner):
     """
 
     name: ClassVar[str] = "simba"
+    varies: ClassVar[bool] = True
 
     def __init__(self, *, steps: int = 4, candidates: int = 4, batch: int = 16, **options: Any) -> None:
         super().__init__(**options)

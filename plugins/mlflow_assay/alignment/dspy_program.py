@@ -42,10 +42,11 @@ class Workshop:
         task: what there is to learn from.
         reflection: the model that writes instructions.
         threads: calls side by side.
+        fresh: ask the judge anew about a trace it has judged with the same instructions before.
     """
 
-    def __init__(self, task: Task, reflection: ModelSettings, threads: int) -> None:
-        self._task, self._threads = task, threads
+    def __init__(self, task: Task, reflection: ModelSettings, threads: int, *, fresh: bool = False) -> None:
+        self._task, self._threads, self._fresh = task, threads, fresh
         self._weight = _weights(task.train)
         self.exhausted = False
         self.lm: Any = _counted_lm(reflection, self._take)
@@ -94,7 +95,7 @@ class Workshop:
             CallsRanOutError: no call is left.
         """
         example = self._by_content[_content(shown)]
-        verdict = self._task.ask(self.text(program), [example])[example.id]
+        verdict = self._task.ask(self.text(program), [example], fresh=self._fresh)[example.id]
         if verdict.unscored is Unscored.BUDGET:
             self._ran_out()
         return dspy.Prediction(result=verdict.value, rationale=verdict.rationale or "")

@@ -125,8 +125,13 @@ class Asker:
         self._budget.settle(Spend(calls=1), Spend(calls=1))
         return True
 
-    def ask(self, bound: BoundJudge, found: Sequence[Labelled]) -> dict[str, Verdict]:
+    def ask(self, bound: BoundJudge, found: Sequence[Labelled], *, fresh: bool = False) -> dict[str, Verdict]:
         """Verdicts by trace id; one that could not be reached is unscored with the reason.
+
+        Args:
+            bound: whom to ask.
+            found: about which traces.
+            fresh: ask anew even where the answer is known, for methods that learn from how answers vary.
 
         Raises:
             StoreError: the cache cannot be opened.
@@ -141,7 +146,8 @@ class Asker:
         for trace_id in traces:
             plan.due[trace_id].append(Due(0, trace_id))
         kept = _Kept()
-        options = Options(concurrency=self._concurrency, cache=self._cache, budget=self._budget)
+        cache = None if fresh else self._cache
+        options = Options(concurrency=self._concurrency, cache=cache, budget=self._budget)
         LocalEngine(plan, lambda ids: [traces[i] for i in ids], cast("MlflowSink", kept), options).run()
         return {str(f.trace_id): _read(bound, f) for f in kept.feedback}
 
