@@ -109,8 +109,8 @@ class _DSPyAligner(Aligner):
 class Simba(_DSPyAligner):
     """DSPy's SIMBA: tries rules and cases drawn from where the judge's answers to one question differ.
 
-    A judge that always answers alike (temperature 0) gives it little to learn from. SIMBA itself chooses on its training
-    examples, so the steps it offers are compared once more on the validation part.
+    A judge that always answers alike (temperature 0) gives it little to learn from. SIMBA itself chooses on its
+    training examples, so the steps it offers are compared once more on the validation part.
 
     Args:
         steps: rounds; each asks the judge `candidates` times about a batch.
