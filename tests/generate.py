@@ -17,6 +17,8 @@ PURPOSE = {
     "judge_packs": "folders of YAML judges",
     "judges": "judges in Python, and libraries of them",
     "importers": "recorded runs to traces",
+    "label_sources": "where people's labels come from",
+    "aligners": "how a judge is brought nearer to the experts",
     "sources": "where traces come from",
     "sinks": "where verdicts go",
 }

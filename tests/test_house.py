@@ -64,6 +64,7 @@ def test_every_error_is_in_one_tree_and_drawn_in_its_docstring():
 # Who may import what of the package: a folder's modules see the seams, their own folder, and what is named here.
 SEAMS = {"contracts", "errors", "semconv", "registry", "shipped", "sqlstore"}
 MAY = {
+    "alignment": {"trust", "judges", "engine", "labels.verdicts", "sinks.mlflow_assessments", "sources.mlflow_store"},
     "sinks": set(),
     "sources": {"judges.definition"},  # recorded prompts become definitions
     "judges": {"trust", "engine.judging", "testing"},  # local judges measure themselves; cases use the engine's door

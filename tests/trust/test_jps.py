@@ -90,7 +90,7 @@ def test_a_useless_judge_gives_about_the_humans_own_interval():
 
 def test_counts_and_arrays_give_the_same_estimate():
     verdicts = [True] * 50 + [False] * 64 + [None] * 3
-    labels = [True] * 15 + [False] * 5 + [None] * 30 + [True] * 2 + [False] * 18 + [None] * 44 + [True] * 3
+    labels = [True] * 15 + [False] * 5 + [None] * 30 + [True] * 2 + [False] * 18 + [None] * 44 + [None] * 3
     from_counts = jps(VerdictCounts(50, 20, 15), VerdictCounts(64, 20, 2), n_unscored=3)
     assert jps_share(verdicts, labels) == from_counts
     assert from_counts.raw == pytest.approx(50 / 114)
@@ -169,5 +169,5 @@ def test_degenerate_input_is_named(verdicts, labels, options, message):
 def test_nan_counts_as_missing_never_as_a_verdict():
     nan = float("nan")
     estimate = jps_share([1.0, 0.0, nan] * 20, [1.0, nan, 1.0] * 20)
-    assert (estimate.n_judged, estimate.n_labelled, estimate.n_unscored) == (40, 20, 20)
+    assert (estimate.n_judged, estimate.n_labelled, estimate.n_unscored) == (40, 40, 20)
     assert estimate.raw == 0.5

@@ -43,7 +43,7 @@ _OUTCOMES = {
     "worse": "The new prompt is worse.",
     "inconclusive": "No difference is shown: these requests are too few to tell.",
 }
-_FIELDS = ("first_user_message", "tag:agent", "final_answer")
+_FIELDS = ("first_user_message", "tag:agent", "tools_called?", "final_answer?")
 
 
 class Display(Protocol):

@@ -99,13 +99,38 @@ def _mean(passed: VerdictCounts, failed: VerdictCounts) -> float:
     return float(share * rate_pass + (1 - share) * rate_fail)
 
 
-def jps_interval(passed: VerdictCounts, failed: VerdictCounts, confidence: float = 0.95) -> tuple[float, float, float]:
+def _with_unscored(posterior: _Posterior, scored: float, unscored: VerdictCounts) -> tuple[Floats, Floats]:
+    """The rate over scored and unscored traces together, as points and their probabilities.
+
+    The scored traces' posterior, the unscored share and the unscored traces' rate are independent, each put at
+    its Gauss-Legendre quantiles.
+    """
+    u, weights = _rule()
+    grid = np.linspace(0.0, 1.0, 257)
+    rates = np.interp(u, np.maximum.accumulate([posterior.cdf(float(t)) for t in grid]), grid)
+    share = special.betaincinv(unscored.judged + 0.5, scored + 0.5, u)
+    lost = special.betaincinv(unscored.good + 0.5, max(0.0, unscored.labelled - unscored.good) + 0.5, u)
+    points = (1 - share)[:, None, None] * rates[None, :, None] + share[:, None, None] * lost[None, None, :]
+    masses = weights[:, None, None] * weights[None, :, None] * weights[None, None, :]
+    order = np.argsort(points, axis=None)
+    return points.ravel()[order], masses.ravel()[order]
+
+
+def jps_interval(
+    passed: VerdictCounts,
+    failed: VerdictCounts,
+    confidence: float = 0.95,
+    unscored: VerdictCounts | None = None,
+) -> tuple[float, float, float]:
     """Posterior mean and equal-tailed interval, with the edge rule.
 
     Args:
         passed: counts of the traces the judge passed.
         failed: counts of the traces the judge failed.
         confidence: level in (0, 1).
+        unscored: counts of the traces it gave no verdict on; with labels on some of them they are a third
+            stratum and the rate is that of all traces. None, or no label on them: the rate is that of the
+            traces with a verdict.
 
     Returns:
         (mean, low, high), each in [0, 1]. When every label is good, high is 1; when every label is bad, low
@@ -118,15 +143,25 @@ def jps_interval(passed: VerdictCounts, failed: VerdictCounts, confidence: float
         DasGupta 2001; post-stratification Holt & Smith 1979, JRSS A 142:33.
     """
     check_confidence(confidence)
-    labelled, good = passed.labelled + failed.labelled, passed.good + failed.good
-    if labelled <= 0:
+    lost = unscored if unscored is not None and unscored.labelled > 0 else VerdictCounts(0.0, 0.0, 0.0)
+    labelled = passed.labelled + failed.labelled + lost.labelled
+    good = passed.good + failed.good + lost.good
+    if passed.labelled + failed.labelled <= 0:
         raise NotTrustedError(
             "A corrected pass rate needs labels, and there are none.",
             fix="Label traces of this window, or use the uncorrected pass rate.",
         )
     posterior, tail, centre = _Posterior(passed, failed), (1 - confidence) / 2, _mean(passed, failed)
-    low = 0.0 if good <= 1e-9 else posterior.quantile(tail)
-    high = 1.0 if good >= labelled - 1e-9 else posterior.quantile(1 - tail)
+    quantile = posterior.quantile
+    if lost.labelled > 0:
+        points, masses = _with_unscored(posterior, passed.judged + failed.judged, lost)
+        reached, centre = np.cumsum(masses), float(points @ masses)
+
+        def quantile(q: float) -> float:
+            return float(np.interp(q, reached, points))
+
+    low = 0.0 if good <= 1e-9 else quantile(tail)
+    high = 1.0 if good >= labelled - 1e-9 else quantile(1 - tail)
     return centre, min(low, centre), max(high, centre)
 
 
@@ -137,6 +172,7 @@ def jps(
     name: str = "pass rate",
     confidence: float = 0.95,
     n_unscored: int = 0,
+    unscored: VerdictCounts | None = None,
 ) -> Estimate:
     """A pass rate corrected for judge error, from counts (method `jps`).
 
@@ -146,6 +182,7 @@ def jps(
         name: the KPI's name.
         confidence: level in (0, 1).
         n_unscored: traces without a verdict, reported beside.
+        unscored: labels on those, where there are any; see `jps_interval`.
 
     Returns:
         A corrected Estimate: raw is the judge's share of passes, corrected the posterior mean.
@@ -156,7 +193,7 @@ def jps(
 
     Source: see `jps_interval`.
     """
-    corrected, low, high = jps_interval(passed, failed, confidence)
+    corrected, low, high = jps_interval(passed, failed, confidence, unscored)
     total = passed.judged + failed.judged
     notes = ["Labels come from the traces of this window, drawn at random within each verdict."]
     for word, counts in (("passed", passed), ("failed", failed)):
@@ -175,8 +212,14 @@ def jps(
         round(passed.labelled + failed.labelled),
         n_unscored,
         "jps",
-        (*notes, *unscored_note(n_unscored)),
+        (*notes, *_about_unscored(n_unscored, unscored)),
     )
+
+
+def _about_unscored(n_unscored: int, unscored: VerdictCounts | None) -> tuple[str, ...]:
+    if unscored is None or unscored.labelled <= 0:
+        return unscored_note(n_unscored)
+    return (f"The {n_unscored} unscored traces count too, at the rate that the labels on some of them show.",)
 
 
 def label_weights(labelled: Bools, weights: Floats, probabilities: Sequence[Any] | None) -> Floats:
@@ -223,8 +266,9 @@ def jps_share(
 
     Args:
         verdicts: the judge's pass/fail as True/False/1/0, None or NaN for unscored, shape (n,).
-        labels: the experts' good/bad likewise, None where there is no label, shape (n,). Labels on unscored
-            traces are not used.
+        labels: the experts' good/bad likewise, None where there is no label, shape (n,). With labels on unscored
+            traces the rate is that of all traces, unscored ones included: a judge that abstains where it is hard
+            would flatter or slander the rest. Without any it is that of the judged traces.
         clusters: session (or task) id of each trace, None for a trace on its own, shape (n,).
         weights: inverse of the probability with which each trace entered the window, above 0, shape (n,).
         label_probabilities: probability with which each judged trace was chosen for labelling, in (0, 1], read
@@ -254,12 +298,20 @@ def jps_share(
     residuals = y[labelled] - _rates(y[labelled], f[labelled], lw[labelled])
     effect = design_effect(residuals, group[labelled], lw[labelled], confidence)
     counts = [_counts(f, y, lw, v, size * s, effect) for v, s in ((1.0, share), (0.0, 1 - share))]
-    estimate = jps(*counts, name=name, confidence=confidence, n_unscored=int((~judged).sum()))
-    return _actual(estimate, share, int(judged.sum()), int(labelled.sum()), label_probabilities is not None)
+    lost = ~judged & ~np.isnan(y)
+    ratio = float(w[~judged].sum() / w[judged].sum())
+    rest = _stratum(y, label_weights(lost, w, label_probabilities), lost, size * ratio, effect)
+    estimate = jps(*counts, name=name, confidence=confidence, n_unscored=int((~judged).sum()), unscored=rest)
+    n_labelled = int(labelled.sum() + lost.sum())
+    return _actual(estimate, share, int(judged.sum()), n_labelled, label_probabilities is not None)
 
 
 def _counts(f: Floats, y: Floats, lw: Floats, verdict: float, judged: float, effect: float) -> VerdictCounts:
-    chosen = (f == verdict) & ~np.isnan(y)
+    return _stratum(y, lw, (f == verdict) & ~np.isnan(y), judged, effect)
+
+
+def _stratum(y: Floats, lw: Floats, chosen: Bools, judged: float, effect: float) -> VerdictCounts:
+    """Effective counts of one stratum; `chosen` marks its labelled traces, shape (n,)."""
     if not chosen.any():
         return VerdictCounts(judged, 0.0, 0.0)
     labelled = min(judged, kish(lw[chosen]) / effect)
