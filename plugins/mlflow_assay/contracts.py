@@ -282,6 +282,7 @@ class JudgeContract:
         calls_llm: whether a verdict costs model calls.
         origin: where the judge comes from (package or file), for the catalogue.
         notes: for the catalogue, for example which MLflow judge is wrapped.
+        learnt_from: ids of traces whose labels the judge learnt from; its verdicts on them say so.
     """
 
     name: str
@@ -294,6 +295,7 @@ class JudgeContract:
     calls_llm: bool = False
     origin: str = ""
     notes: str = ""
+    learnt_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -300,3 +300,13 @@ def test_the_run_report_is_json(folder, log_trace):
     with FakeJudgeServer(answer(True)) as server:
         report = run(folder, server)
     assert json.loads(json.dumps(report.to_dict()))["judges"][0]["passed"] == 1
+
+
+def test_verdicts_on_traces_a_judge_learnt_from_say_so(folder, log_trace):
+    """An aligned judge names them in its definition; agreement and corrected numbers leave them out."""
+    taught, fresh = log_trace(request="taught"), log_trace(request="fresh")
+    (folder / "looks_right.yaml").write_text(f"{DEFINITION}learnt_from: [{taught}]\n")
+    with FakeJudgeServer(answer(True)) as server:
+        run(folder, server)
+    assert verdicts(taught)[0].metadata[semconv.TRAINED_ON] == "true"
+    assert semconv.TRAINED_ON not in verdicts(fresh)[0].metadata

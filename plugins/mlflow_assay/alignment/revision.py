@@ -47,6 +47,8 @@ def write(definition: JudgeDefinition, proposal: Proposal, notes: str, folder: P
     content = _content(definition)
     content["version"] = next_version(definition.version)
     content["notes"] = " ".join(part for part in (definition.notes.strip(), notes) if part)
+    if learnt_from := sorted({*definition.learnt_from, *proposal.used}):
+        content["learnt_from"] = learnt_from
     _change(content, definition, proposal)
     if proposal.local is not None:
         from mlflow_assay.judges.local.storage import SUFFIX

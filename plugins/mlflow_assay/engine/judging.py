@@ -282,6 +282,8 @@ def _provenance(
         facts[semconv.JUDGE_MODEL] = bound.model.uri
     if latency_ms is not None:
         facts[semconv.LATENCY_MS] = f"{latency_ms:.1f}"
+    if subject.trace_id in bound.contract.learnt_from:
+        facts[semconv.TRAINED_ON] = "true"
     if subject.session:
         from mlflow.tracing.constant import TraceMetadataKey
 

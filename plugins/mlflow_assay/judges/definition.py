@@ -166,6 +166,10 @@ class JudgeDefinition(_Strict):
     parameters: dict[str, Any] = Field(default_factory=dict, description="Generation parameters, such as temperature.")
     rationale_first: bool = Field(True, description="Ask for the reasons before the verdict.")
     notes: str = Field("", description="For the catalogue: sources, limits, the MLflow judge it wraps.")
+    learnt_from: list[str] = Field(
+        default_factory=list,
+        description="Ids of traces whose labels it learnt from; left out of agreement and of corrected numbers.",
+    )
     cases: list[Case] = Field(default_factory=list)
 
     @field_validator("needs")
@@ -303,6 +307,7 @@ class JudgeDefinition(_Strict):
             calls_llm=self.uses is None,
             origin=origin,
             notes=self.notes,
+            learnt_from=tuple(self.learnt_from),
         )
 
 
