@@ -79,6 +79,12 @@ class Unscored(str, Enum):
 TRANSIENT: frozenset[Unscored] = frozenset(Unscored) - {Unscored.UNDECIDED, Unscored.LOW_CONFIDENCE}
 
 
+# Reasons that are the judge's or the trace's own, not the model's, the network's or the budget's.
+INHERENT: frozenset[Unscored] = frozenset(
+    {Unscored.MISSING_FIELD, Unscored.UNREADABLE_TRACE, Unscored.LOW_CONFIDENCE, Unscored.UNDECIDED}
+)
+
+
 class UnscoredError(Exception):
     """Raised inside a judge to say "unscored, because"; the engine turns it into an unscored Feedback.
 

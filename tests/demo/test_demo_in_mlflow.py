@@ -188,3 +188,15 @@ def test_an_expert_who_hides_the_simulation_and_a_naive_now_are_refused(run, now
 def test_a_missing_prompt_is_named(shared_store, now):
     with pytest.raises(StoreError, match="prompts:/nobody/3"):
         runner.run("nobody", requests=5, now=now, prompt_uri="prompts:/nobody/3")
+
+
+def test_the_demo_leaves_a_folder_that_is_not_its_own_alone(tmp_path):
+    """A user's mlflow.db in the folder given with --out must survive."""
+    from mlflow_assay.demo import loop
+    from mlflow_assay.errors import ConfigError
+
+    mine = tmp_path / "mlflow.db"
+    mine.write_text("precious")
+    with pytest.raises(ConfigError, match="was not made by the demo"), loop._own_store(tmp_path):
+        pass
+    assert mine.read_text() == "precious"

@@ -310,3 +310,48 @@ def test_verdicts_on_traces_a_judge_learnt_from_say_so(folder, log_trace):
         run(folder, server)
     assert verdicts(taught)[0].metadata[semconv.TRAINED_ON] == "true"
     assert semconv.TRAINED_ON not in verdicts(fresh)[0].metadata
+
+
+@pytest.mark.parametrize("failure", [Reply("broken", 500), "garbage", Reply("no key", 401)])
+def test_a_scored_verdict_is_not_lost_to_a_failure_from_outside(folder, log_trace, failure):
+    """Another model, a typo or an outage: the older version's verdict stays until there is a newer one."""
+    trace_id = log_trace()
+    with FakeJudgeServer(answer(True)) as server:
+        run(folder, server)
+    (folder / "looks_right.yaml").write_text(DEFINITION.replace("fit.", "fit well."))
+    with FakeJudgeServer(failure) as server:
+        report = run(folder, server)
+    assert (report.stored, report.tallies[0].unscored.total(), report.tallies[0].unchanged) == (0, 1, 1)
+    assert [v.value for v in verdicts(trace_id)] == [True]
+    with FakeJudgeServer(answer(False)) as server:
+        run(folder, server)
+    assert [v.value for v in verdicts(trace_id)] == [False]
+
+
+def test_a_model_no_provider_serves_is_refused_up_front(folder, log_trace):
+    with pytest.raises(ConfigError, match=r"no provider for the judge model 'foo:/bar'"):
+        pipeline.build_judges(["looks_right"], model=ModelSettings("foo:/bar"), paths=[folder])
+
+
+def test_the_command_fails_when_a_judge_gets_nowhere_and_says_why(folder, log_trace):
+    from click.testing import CliRunner
+
+    from mlflow_assay.cli.score import score
+
+    log_trace()
+    with FakeJudgeServer(Reply("no such model", 404)) as server:
+        arguments = [
+            "-e",
+            "test",
+            "-j",
+            "looks_right",
+            "--path",
+            str(folder),
+            "--model",
+            "openai:/x",
+            "--base-url",
+            server.url,
+        ]
+        done = CliRunner().invoke(score, arguments)
+    assert done.exit_code == 1
+    assert "no such model" in done.output

@@ -23,10 +23,16 @@ What is real: the traces are MLflow's, the judge is trained on the expert's labe
 
 
 @click.command()
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=Path("assay-demo"), show_default=True)
-@click.option("--requests", type=click.IntRange(50, 5000), default=500, show_default=True, help="Requests to play.")
 @click.option(
-    "--labels", type=click.IntRange(60, 2000), default=240, show_default=True, help="Traces the expert labels."
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("assay-demo"),
+    show_default=True,
+    help="New or empty folder, or an earlier demo's, whose store is replaced.",
+)
+@click.option("--requests", type=click.IntRange(300, 5000), default=500, show_default=True, help="Requests to play.")
+@click.option(
+    "--labels", type=click.IntRange(160, 2000), default=240, show_default=True, help="Traces the expert labels."
 )
 @click.option("--seed", type=int, default=7, show_default=True, help="Decides traffic, faults and labels.")
 def demo(out: Path, requests: int, labels: int, seed: int) -> None:
@@ -95,7 +101,7 @@ def _findings(result: LoopResult) -> Iterator[str]:
     yield f"{plural(result.traces, 'trace')} in {sessions}; the simulated expert labelled {result.labels} of them."
     if trained.kappa is not None and trained.kappa_low is not None:
         kappa = f"kappa {trained.kappa:.2f} [{trained.kappa_low:.2f}, {trained.kappa_high:.2f}]"
-        yield f"On traces it has not seen, the judge agrees with the expert beyond chance: {kappa}."
+        yield f"Cross-validated on the labels it learnt from, it agrees with the expert beyond chance: {kappa}."
     if estimate is None or estimate.value is None or estimate.low is None or estimate.high is None:
         yield "There is no number for the fault: too few verdicts or labels."
     else:

@@ -102,6 +102,7 @@ class ScoreProgress:
     def __init__(self, plan: Plan, *, quiet: bool = False) -> None:
         self._steps = Steps("Judging", plan.total, quiet=quiet)
         self._steps.__enter__()
+        self._unpriced = False
         self._cost, self._unscored, self._count, self._started = 0.0, 0, 0, time.monotonic()
 
     def advance(self, feedback: Feedback) -> None:
@@ -114,8 +115,10 @@ class ScoreProgress:
         self._count += 1
         self._unscored += facts.get(semconv.OUTCOME) == "unscored"
         self._cost += float(facts.get(Key.JUDGE_COST) or 0)
+        self._unpriced |= facts.get(Key.JUDGE_INPUT_TOKENS) is not None and facts.get(Key.JUDGE_COST) is None
+        cost = "price unknown" if self._unpriced else f"${self._cost:.4f}"
         rate = self._count / max(time.monotonic() - self._started, 1e-9)
-        self._steps.step(note=f"{rate:.0f}/s, ${self._cost:.4f}, {self._unscored} unscored")
+        self._steps.step(note=f"{rate:.0f}/s, {cost}, {self._unscored} unscored")
 
     def close(self) -> None:
         """End the display."""

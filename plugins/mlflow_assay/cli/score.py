@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_assay.cli.options import judges_path, model_options, model_settings, read_texts, trace_options
+from mlflow_assay.contracts import Unscored
 
 if TYPE_CHECKING:
     from mlflow_assay.engine.forecast import Forecast
@@ -125,6 +126,17 @@ def score(
         click.echo(json.dumps(report.to_dict(), indent=2))
     else:
         _print(report)
+    if dead := [t.judge for t in report.tallies if _got_nowhere(t)]:
+        click.echo(f"No verdict at all from {', '.join(dead)}: see the reasons above.", err=True)
+        sys.exit(1)
+
+
+def _got_nowhere(tally: Tally) -> bool:
+    """Whether a judge was asked and every answer failed for a reason from outside: a wrong URL, key or model."""
+    from mlflow_assay.contracts import INHERENT
+
+    outside = sum(n for reason, n in tally.unscored.items() if Unscored(reason) not in INHERENT)
+    return bool(outside) and not (tally.scored or tally.valued or tally.standing)
 
 
 def _shared_budget(experiment_id: str, limits: tuple[float | None, int | None, int | None]) -> Any:
@@ -202,20 +214,24 @@ def _print(report: RunReport) -> None:
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     for tally in report.tallies:
         for reason, count in tally.unscored.most_common():
-            click.echo(f"  {tally.judge}: {count} unscored, {reason}")
+            click.echo(
+                f"  {tally.judge}: {count} unscored, {reason}. For example: {tally.examples.get(reason) or reason}"
+            )
     click.echo(f"{report.traces} traces, {report.stored} verdicts stored, {report.wall_s:.1f} s")
     for note in _notes(report):
         click.echo(note)
     click.echo(f"Next: assay report --experiment {report.experiment!r} --out report.html")
 
 
+def _counts(tally: Tally) -> dict[str, int]:
+    return {"passed": tally.passed, "failed": tally.failed, "unscored": tally.unscored.total()}
+
+
 def _row(tally: Tally) -> dict[str, str]:
     tokens = tally.input_tokens + tally.output_tokens
     return {
         "judge": tally.judge,
-        "passed": str(tally.passed),
-        "failed": str(tally.failed),
-        "unscored": str(tally.unscored.total()),
+        **{key: str(count) if tally.judged else "–" for key, count in _counts(tally).items()},
         "already": str(tally.standing),
         "cached": str(tally.cache_hits),
         "tokens": str(tokens) if tokens else "–",

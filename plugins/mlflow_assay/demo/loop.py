@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from mlflow_assay import pipeline
 from mlflow_assay.demo import EXPERIMENT
+from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlflow.entities import Feedback
@@ -37,6 +38,7 @@ value: {type: categorical, options: [within, exceeded], good: [within]}
 uses: latency_limit
 with: {seconds: 10}
 """
+_MARKER = ".made-by-assay-demo"
 UI_URL = "http://127.0.0.1:5000"  # where `mlflow ui` answers by default
 _OUTCOMES = {
     "better": "The new prompt is better.",
@@ -138,6 +140,13 @@ def _own_store(folder: Path) -> Iterator[str]:
     import mlflow
 
     folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / _MARKER
+    if any(folder.iterdir()) and not marker.exists():
+        raise ConfigError(
+            f"The folder {str(folder)!r} is not empty and was not made by the demo, which would replace what is in it.",
+            fix="Give a new or an empty folder with --out.",
+        )
+    marker.write_text("Made by `assay demo`, which replaces the store in this folder.\n", encoding="utf-8")
     for old in folder.glob("mlflow.db*"):
         old.unlink()
     before = mlflow.get_tracking_uri()

@@ -161,6 +161,14 @@ def check_credentials(model: ModelSettings) -> None:
     """
     import os
 
+    from mlflow.exceptions import MlflowException
+
+    if (unknown := _unknown_provider(model.uri)) is not None:
+        raise ConfigError(
+            f"There is no provider for the judge model {model.uri!r}: {unknown}",
+            valid="openai:/NAME, gateway:/ENDPOINT, anthropic:/NAME and others",
+            fix="Some providers need: pip install 'mlflow-assay[litellm]'",
+        )
     provider = model.uri.partition(":/")[0]
     variable = _DEFAULT_KEYS.get(provider)
     if variable and not os.environ.get(variable) and model.base_url is None:
@@ -169,13 +177,33 @@ def check_credentials(model: ModelSettings) -> None:
             fix=f"Set {variable}, or name an endpoint that needs none with --base-url, or another --model.",
         )
     if provider == "gateway" and model.base_url is None:
-        from mlflow.exceptions import MlflowException
         from mlflow.genai.utils.gateway_utils import _resolve_gateway_uri
 
         try:
             _resolve_gateway_uri()
         except MlflowException as error:
             raise ConfigError(f"The judge model {model.uri!r} cannot be reached: {error.message}") from error
+
+
+def _unknown_provider(uri: str) -> str | None:
+    """Why neither MLflow nor LiteLLM can serve the model, or None when one of them can."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.genai.judges.adapters.litellm_adapter import LiteLLMAdapter
+    from mlflow.genai.judges.adapters.utils import get_adapter
+
+    try:
+        if not isinstance(get_adapter(uri, []), LiteLLMAdapter):
+            return None
+    except MlflowException as error:
+        return str(error.message)
+    import litellm
+
+    provider, _, name = uri.partition(":/")
+    try:
+        litellm.get_llm_provider(f"{provider}/{name.lstrip('/')}")
+    except litellm.exceptions.BadRequestError:
+        return f"neither MLflow nor LiteLLM knows {provider!r}"
+    return None
 
 
 def _endpoint(model: ModelSettings) -> Endpoint:

@@ -2,7 +2,8 @@
 
 So a run can be killed and started again, and nothing is judged twice. A verdict stands when the trace carries
 a valid one of the same name and judge digest. A verdict of an older digest is judged again and overridden, as
-is an unscored one whose reason may have passed; the old ones stay in MLflow, marked invalid.
+is an unscored one whose reason may have passed; the old ones stay in MLflow, marked invalid. A scored verdict is
+never overridden by one that failed for a reason from outside (a wrong URL, an outage, a spent budget).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Due:
         revision: how many verdicts of this name the trace carries from us already.
         overrides: the id of the verdict it replaces, or None.
         session: trace ids of the session, oldest first, for a session-level judge.
+        scored: whether the verdict it replaces is a scored one, by an older version of the judge.
         was: why the verdict it replaces is unscored, where the judge has not changed since; judged again
             with the same reason, nothing new is stored.
     """
@@ -41,6 +43,7 @@ class Due:
     overrides: str | None = None
     session: tuple[str, ...] = ()
     was: str | None = None
+    scored: bool = False
 
 
 @dataclass
@@ -121,7 +124,8 @@ def _note(plan: Plan, index: int, judge: BoundJudge, info: TraceInfo, session: t
     overrides = current.assessment_id if current is not None else None
     facts = (current.metadata or {}) if current is not None else {}
     was = facts.get(semconv.UNSCORED_REASON) if facts.get(semconv.JUDGE_DIGEST) == judge.digest else None
-    plan.due[info.trace_id].append(Due(index, info.trace_id, len(ours), overrides, session, was))
+    scored = current is not None and semconv.UNSCORED_REASON not in facts
+    plan.due[info.trace_id].append(Due(index, info.trace_id, len(ours), overrides, session, was, scored))
 
 
 def _stands(assessment: Any, judge: BoundJudge) -> bool:

@@ -24,6 +24,7 @@ class Tally:
         unscored: counts by reason.
         cost_usd: money paid, None when no price is known for the model; cache hits cost nothing.
         valued: values of MLflow scorers that declare no pass rule: neither passed nor failed, nor unscored.
+        examples: one message for each reason a verdict is unscored.
         calls: verdicts that were asked of a judge (not from the cache, not refused before the call).
     """
 
@@ -42,6 +43,7 @@ class Tally:
     cache_hits: int = 0
     foreign: int = 0
     no_session: int = 0
+    examples: dict[str, str] = field(default_factory=dict)
 
     @property
     def scored(self) -> int:
@@ -67,6 +69,8 @@ class Tally:
             self.valued += outcome is None and not replaced
         elif outcome is Outcome.UNSCORED:
             self.unscored[facts[semconv.UNSCORED_REASON]] += 1
+            said = feedback.error.error_message if feedback.error else None
+            self.examples.setdefault(facts[semconv.UNSCORED_REASON], (said or "")[:300])
         else:
             self.passed += outcome is Outcome.PASS
             self.failed += outcome is Outcome.FAIL
@@ -83,7 +87,8 @@ class Tally:
         """Both shares of one judge's work together."""
         added = {f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self) if f.name in _COUNTED}
         paid = [t.cost_usd for t in (self, other) if t.cost_usd is not None]
-        return replace(self, **added, cost_usd=sum(paid) if paid else None)
+        examples = {**other.examples, **self.examples}
+        return replace(self, **added, cost_usd=sum(paid) if paid else None, examples=examples)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able."""
@@ -96,6 +101,7 @@ class Tally:
             "failed": self.failed,
             "valued": self.valued,
             "unscored": dict(sorted(self.unscored.items())),
+            "unscored_examples": dict(sorted(self.examples.items())),
             "already": self.standing,
             "unchanged": self.unchanged,
             "calls": self.calls,

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mlflow_assay import semconv
-from mlflow_assay.contracts import BoundJudge, Composite, Sink, Unscored, UnscoredError
+from mlflow_assay.contracts import INHERENT, BoundJudge, Composite, Sink, Unscored, UnscoredError
 from mlflow_assay.engine import judging
 from mlflow_assay.engine.budget import Budget, SharedBudget, Spend
 from mlflow_assay.engine.cache import CachedVerdict, VerdictCache, key
@@ -366,7 +366,7 @@ class LocalEngine:
         for job, feedback in batch:
             tally = self.tallies[job.due.judge]
             reason = judging.reason_of(feedback)
-            if reason is not None and reason.value == job.due.was:
+            if reason is not None and (reason.value == job.due.was or (job.due.scored and reason not in INHERENT)):
                 tally.unchanged += 1
             else:
                 fresh.append(self._stamp(job, feedback))

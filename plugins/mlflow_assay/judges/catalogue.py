@@ -270,7 +270,9 @@ class Catalogue:
             "fingerprint": getattr(scorer, "fingerprint", None),
         }
         fields = definition.field_map() if definition else {}
-        return BoundJudge(entry.contract, scorer, _digest(entry.contract, chosen, fields, facts), chosen, fields)
+        taught = sorted({*entry.contract.learnt_from, *getattr(scorer, "trained_on", ())})
+        contract = replace(entry.contract, learnt_from=tuple(taught))
+        return BoundJudge(contract, scorer, _digest(contract, chosen, fields, facts), chosen, fields)
 
 
 def _beside(params: Mapping[str, Any], library: JudgeLibrary, definition: Path | None) -> dict[str, Any]:

@@ -195,7 +195,7 @@ def jps(
     """
     corrected, low, high = jps_interval(passed, failed, confidence, unscored)
     total = passed.judged + failed.judged
-    notes = ["Labels come from the traces of this window, drawn at random within each verdict."]
+    notes = ["Assumes that the labels are of this window and were drawn at random within each verdict."]
     for word, counts in (("passed", passed), ("failed", failed)):
         if counts.judged > 0 and counts.labelled <= 0:
             notes.append(

@@ -48,6 +48,11 @@ class LocalScorer(Scorer):
         """SHA-256 of the trained judge: equal fingerprints give equal verdicts."""
         return self.judge.digest
 
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Ids of the traces whose labels it learnt from; its verdicts on them say so, abstentions included."""
+        return self.judge.trained_on
+
     def __call__(self, *, trace: Trace) -> Feedback:
         """The verdict on one trace.
 
@@ -59,7 +64,7 @@ class LocalScorer(Scorer):
             name=self.name,
             value=self.judge.good if found.passed else not self.judge.good,
             rationale=_rationale(found, self.judge),
-            source=AssessmentSource(AssessmentSourceType.CODE, f"local/{self.judge.name}"),
+            source=AssessmentSource(AssessmentSourceType.CODE, self.name),
             trace_id=trace.info.trace_id,
             metadata=_metadata(found, self.judge, trace.info.trace_id),
         )
