@@ -26,6 +26,10 @@ _SHOWN = 10
 @click.option("--judge", "-j", required=True, help="The judge to probe.")
 @label_option
 @click.option("--stored", is_flag=True, help="Use verdicts that stand on the traces more than once; ask nothing.")
+@click.option(
+    "--swapped", metavar="JUDGE", help="For a judge that compares two answers: its stored verdicts, answers swapped."
+)
+@click.option("--mirror", metavar="FIRST=SECOND", help="With --swapped: the words for the first and the second place.")
 @click.option("--sample", type=click.IntRange(min=2), default=30, show_default=True, help="Traces to ask about.")
 @click.option("--repeats", type=click.IntRange(2, 20), default=3, show_default=True, help="How often to ask.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the sample.")
@@ -43,6 +47,8 @@ def probe(
     judge: str,
     labels: tuple[str, ...],
     stored: bool,
+    swapped: str | None,
+    mirror: str | None,
     sample: int,
     repeats: int,
     seed: int,
@@ -60,16 +66,21 @@ def probe(
     A verdict that changes when nothing else does is noise: it blurs every rate, and `assay drift` must tolerate
     it. Calls the model (sample × repeats times), never takes a verdict from the cache and writes nothing. Whether
     long answers pass more often is read off stored verdicts, among answers that people call good (or bad) alike;
-    it needs 40 labels. Swapping positions is for judges that compare two answers; there are none here.
+    it needs 40 labels. For a judge that compares two answers, score the traces once with the answers as they are and
+    once swapped, under two names: --swapped and --mirror then say how often the winner stays.
 
     \b
     assay probe --experiment support --judge request_resolved --model openai:/gpt-4.1-mini --sample 50
     assay probe -e support -j tone --stored
+    assay probe -e support -j better_answer --swapped better_answer_swapped --mirror first=second
     """
     from mlflow_assay.labels.history import history, repeats_of, stored_repeats
 
     chosen = model_settings(model, base_url, timeout_s)
     window = read(experiment, filter_string, since, max_traces, labels, paths, quiet=as_json)
+    if swapped is not None:
+        _tell_swap(window, judge, swapped, mirror, confidence, as_json=as_json)
+        return
     homes = {row.trace_id: row.unit for row in window.rows}
     if stored:
         said = stored_repeats(history(window.rows, judge, contracts(paths).get(judge)))
@@ -90,6 +101,29 @@ def probe(
         return
     _show(judge, found)
     console().print(length if isinstance(length, str) else _on_length(length))
+
+
+def _tell_swap(
+    window: Window, judge: str, swapped: str, mirror: str | None, confidence: float, *, as_json: bool
+) -> None:
+    from mlflow_assay.trust.position import position_swap
+
+    first, found, second = (mirror or "").partition("=")
+    if not (found and first and second):
+        raise ConfigError("--swapped needs --mirror FIRST=SECOND.", found=repr(mirror), valid="--mirror first=second")
+    if absent := [name for name in (judge, swapped) if name not in window.found]:
+        raise ConfigError(f"No verdict of {absent[0]!r} is stored.", valid=sorted(window.found))
+    said = [{unit: v.mark.value for unit, v in window.found[name].verdicts.items()} for name in (judge, swapped)]
+    units = sorted(said[0].keys() & said[1].keys())
+    sides = [[None if side[u] is None else str(side[u]) for u in units] for side in said]
+    result = position_swap(sides[0], sides[1], {first: second}, confidence=confidence)
+    if as_json:
+        click.echo(json.dumps({"judge": judge, "swapped": swapped, **result.to_dict()}, indent=2))
+        return
+    share = f"{100 * result.consistent:.0f} % [{100 * result.low:.0f}-{100 * result.high:.0f} %]"
+    click.echo(f"{judge}: the same winner both ways round in {share} of {result.n} pairs.")
+    p = "" if result.p_value is None else f", p = {result.p_value:.2g} that it favours neither"
+    click.echo(f"The first place won both times {result.for_first} times, the second {result.for_second} times{p}.")
 
 
 def _length(window: Window, judge: str, confidence: float) -> LengthEffect | str:
