@@ -20,7 +20,12 @@ os.environ.update(
 for _variable in ("OPENAI_API_KEY", "ASSAY_JUDGE_MODEL", "ASSAY_JUDGE_BASE_URL", "ASSAY_JUDGES_PATH"):
     os.environ.pop(_variable, None)
 
-import pytest  # noqa: E402 - the environment must be set before MLflow is imported
+import hypothesis  # noqa: E402 - the environment must be set before MLflow is imported
+import pytest  # noqa: E402
+
+# First calls import SciPy; on a loaded machine that is no failure of the property.
+hypothesis.settings.register_profile("assay", deadline=None)
+hypothesis.settings.load_profile("assay")
 
 ROOT = Path(__file__).parents[1]
 
