@@ -3,6 +3,7 @@
     python tests/benchmarks/engine.py                       # 2,000 traces, 1 and 3 judges, 0 and 300 ms
     python tests/benchmarks/engine.py --full --latencies 0  # `evaluate` on all traces too: quote these ratios
     python tests/benchmarks/engine.py --memory --traces 20000
+    python tests/benchmarks/engine.py --http --traces 200
     python tests/benchmarks/engine.py --traces 400 --quick  # a look
 
 Traces have 8 spans each; judges are made by `make_judge` from YAML; the model is the fake judge server in a process
@@ -222,8 +223,8 @@ def main(args: argparse.Namespace) -> None:
     few = args.traces if args.full else min(args.traces, 200)
     head = f"{'latency':>7} {'judges':>6}  {'contender':<22} {'traces':>6} {'verdicts':>8} {'unsc.':>5}"
     print(f"{head} {'wall s':>7} {'calls/s':>8} {'CPU ms/call':>11} {'RSS MB':>7} {'× evaluate':>10}")
-    if args.memory:
-        _memory(args, folder, uri)
+    if args.memory or args.http:
+        (_memory if args.memory else _http)(args, folder, uri)
         return
     for latency in args.latencies:
         concurrency = 256 if latency else 64
@@ -257,6 +258,50 @@ def main(args: argparse.Namespace) -> None:
         server.wait()
 
 
+def _tracking_server(uri: str) -> tuple[subprocess.Popen[bytes], str]:
+    """An `mlflow server` with two workers on a free loopback port, over the same database."""
+    import socket
+    from urllib.request import urlopen
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [str(Path(sys.executable).with_name("mlflow")), "server", "--backend-store-uri", uri]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--workers", "2"]
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
+    for _ in range(120):
+        try:
+            urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+        except OSError:
+            time.sleep(1)
+        else:
+            return process, f"http://127.0.0.1:{port}"
+    raise SystemExit("the tracking server did not start within two minutes")
+
+
+def _http(args: argparse.Namespace, folder: Path, uri: str) -> None:
+    """`evaluate` and the engine through an HTTP tracking server, three judges at zero latency."""
+    import signal
+
+    model, url = _start_server(0.0)
+    tracking, address = _tracking_server(uri)
+    slow = None
+    try:
+        for name in ("evaluate", "engine"):
+            _forget(uri)
+            found = _measure(name, folder, address, url, args.traces, 3, 64)
+            rate = found["verdicts"] / found["wall_s"]
+            slow = slow or rate
+            print(f"{name}: {found['verdicts']} verdicts, {rate:.1f} calls/s, {rate / slow:.1f}× evaluate", flush=True)
+    finally:
+        os.killpg(tracking.pid, signal.SIGTERM)
+        assert model.stdin is not None
+        model.stdin.close()
+        model.wait()
+
+
 def _memory(args: argparse.Namespace, folder: Path, uri: str) -> None:
     """Peak memory over a tenth of the traces and over all: it must not grow with their number."""
     server, url = _start_server(0.0)
@@ -284,6 +329,7 @@ if __name__ == "__main__":
     parser.add_argument("--full", action="store_true", help="Run `evaluate` on all traces too (minutes).")
     parser.add_argument("--quick", action="store_true", help="Without the cache rows.")
     parser.add_argument("--only", nargs="+", help="Only these contenders.")
+    parser.add_argument("--http", action="store_true", help="Only through an HTTP tracking server, 3 judges.")
     parser.add_argument("--memory", action="store_true", help="Only peak memory, over a tenth of the traces and all.")
     given = parser.parse_args()
     {"main": main, "contender": _contender, "serve": _serve}[given.role](given)
