@@ -114,7 +114,7 @@ class Tally:
         }
 
 
-_COUNTED = frozenset(f.name for f in fields(Tally)) - {"judge", "digest", "cost_usd"}
+_COUNTED = frozenset(f.name for f in fields(Tally)) - {"judge", "digest", "cost_usd", "examples"}
 
 
 @dataclass
