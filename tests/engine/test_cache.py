@@ -221,7 +221,7 @@ def test_a_corrupt_file_is_refused_with_what_to_do(tmp_path):
 
 def test_a_password_in_the_address_is_never_shown():
     with pytest.raises(StoreError) as caught:
-        VerdictCache("sqlite+nosuch://me:hunter2@host/db")
+        VerdictCache("sqlite+nosuch://me:hunter2@host/nowhere.db")
     assert "hunter2" not in str(caught.value)
 
 

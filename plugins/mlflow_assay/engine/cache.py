@@ -420,8 +420,8 @@ def _engine(url: str, what: str, fix: str) -> sa.Engine:
     try:
         if parsed.get_backend_name() != "sqlite":
             return sa.create_engine(parsed, hide_parameters=True, pool_pre_ping=True)
-        _prepare_file(parsed.database)
         engine = sa.create_engine(parsed, hide_parameters=True, connect_args={"timeout": _BUSY_S})
+        _prepare_file(parsed.database)
     except (SQLAlchemyError, ImportError, OSError, ValueError) as error:
         if isinstance(error, ImportError):
             fix = f"Install that database driver. {fix}"
