@@ -24,10 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AnyValue",
+    "AssessmentRevision",
     "BooleanValue",
     "BoundJudge",
+    "BridgeSink",
     "CategoricalValue",
     "Composite",
+    "Delivery",
+    "EvaluatedTrace",
     "JudgeContract",
     "JudgeLibrary",
     "Label",
@@ -473,4 +477,140 @@ class LabelSource(Protocol):
 
     def labels(self) -> Iterator[Label]:
         """All labels, conflicting ones included."""
+        ...
+
+
+# --- the quality bridge: every assessment, as it changes, to every sink -------------------------------------
+
+
+@dataclass(frozen=True)
+class EvaluatedTrace:
+    """What a sink may copy of the run an assessment is about, so that nobody has to join.
+
+    Attributes:
+        trace_id: MLflow's `tr-<32 hex>`; the hex part is the OpenTelemetry trace id.
+        root_span_id: 16 hex digits; None where the trace has no spans in MLflow.
+        experiment_id: MLflow's experiment.
+        started_ms, ended_ms: Unix time; `ended_ms` is None for a run that has not ended.
+        status: MLflow's trace state, `OK`, `ERROR`, …
+        agent, model, conversation, prompt_version, service, environment: None where the trace does not say.
+        prompt_version: `<name>/<version>`.
+        slices: further bounded labels the user asked to copy (tag name to value).
+    """
+
+    trace_id: str
+    experiment_id: str
+    root_span_id: str | None = None
+    started_ms: int = 0
+    ended_ms: int | None = None
+    status: str = "OK"
+    agent: str | None = None
+    model: str | None = None
+    conversation: str | None = None
+    prompt_version: str | None = None
+    service: str | None = None
+    environment: str | None = None
+    slices: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def otel_trace_id(self) -> str:
+        """32 hex digits."""
+        return self.trace_id.removeprefix("tr-")
+
+
+@dataclass(frozen=True)
+class AssessmentRevision:
+    """One state of one assessment: as created, as edited, or its deletion. The unit every sink is given.
+
+    Attributes:
+        key: 32 hex digits over the assessment's id and what it says: equal keys are the same revision, after any
+            restart, in any worker.
+        change: `created`, `edited` or `deleted`; a deletion carries what was last said.
+        replaces: key of the revision this one supersedes; None for a creation.
+        revision: from 1, counted per assessment.
+        assessment_id: MLflow's id.
+        trace: the evaluated run.
+        span_id: the evaluated span, 16 hex digits; None means the root span.
+        name: the assessment's name (judge or label).
+        kind: `feedback` or `expectation`.
+        source_type: MLflow's `LLM_JUDGE`, `CODE` or `HUMAN`.
+        source_id: who.
+        value: as stored in MLflow; None where unscored.
+        score: the value as a number where it is one (booleans are 1 and 0); None otherwise.
+        outcome: pass, fail or unscored; None where nothing says which value is good.
+        reason: for an unscored verdict, why (a `contracts.Unscored` value or the writer's own error code).
+        rationale: redacted where the user asked for it; None where there is none.
+        judge_version, judge_digest, judge_model: None for assessments not written by us.
+        input_tokens, output_tokens, cost_usd, latency_ms: of the judge's calls; None where unknown.
+        cache_hit: whether no call was made; None where unknown.
+        cascade_stage: from 1; None for judges that are no cascade.
+        created_ms, changed_ms: Unix time of the assessment and of this revision, by MLflow's clock.
+        metadata: the assessment's remaining metadata.
+    """
+
+    key: str
+    change: Literal["created", "edited", "deleted"]
+    assessment_id: str
+    trace: EvaluatedTrace
+    name: str
+    kind: Literal["feedback", "expectation"]
+    source_type: str
+    source_id: str
+    created_ms: int
+    changed_ms: int
+    value: Any = None
+    score: float | None = None
+    outcome: Outcome | None = None
+    reason: str | None = None
+    rationale: str | None = None
+    span_id: str | None = None
+    revision: int = 1
+    replaces: str | None = None
+    judge_version: str | None = None
+    judge_digest: str | None = None
+    judge_model: str | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost_usd: float | None = None
+    latency_ms: float | None = None
+    cache_hit: bool | None = None
+    cascade_stage: int | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What became of one revision at one sink.
+
+    Attributes:
+        state: `delivered`; `skipped` (this sink has no form for it, for good); `retry` (the sink may take it
+            later); `rejected` (it never will: to the dead letters).
+        detail: for a person; required unless delivered.
+        retry_after_s: the sink's own wish; None leaves the wait to the backoff.
+    """
+
+    state: Literal["delivered", "skipped", "retry", "rejected"]
+    detail: str = ""
+    retry_after_s: float | None = None
+
+
+@runtime_checkable
+class BridgeSink(Protocol):
+    """Where assessment revisions go when they leave MLflow. Built from its own options by keyword.
+
+    Delivery is at least once: a revision may come again with the same `key` after a crash between the sink's
+    acknowledgement and the outbox's note of it.
+    """
+
+    name: ClassVar[str]
+
+    def deliver(self, revisions: Sequence[AssessmentRevision]) -> Sequence[Delivery]:
+        """Send a batch and say what became of each, in the same order; never raises for the far end's faults.
+
+        Returns only when the far end has acknowledged or refused (no buffering past the return).
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections; nothing is pending by then."""
         ...

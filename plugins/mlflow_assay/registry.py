@@ -9,6 +9,7 @@ package. Groups are named `mlflow_assay.<kind>`; the kinds and what their entry 
     importers      a `contracts.TraceImporter` class
     sinks          a `contracts.Sink` class
     label_sources  a `contracts.LabelSource` class
+    bridge_sinks   a `contracts.BridgeSink` class
     aligners       a class of MLflow's `AlignmentOptimizer` (ours: `alignment.aligner.Aligner`)
 """
 
@@ -22,7 +23,7 @@ from mlflow_assay.errors import PluginError
 
 __all__ = ["KINDS", "Plugin", "available", "load"]
 
-KINDS = ("judges", "judge_packs", "sources", "importers", "sinks", "label_sources", "aligners")
+KINDS = ("judges", "judge_packs", "sources", "importers", "sinks", "label_sources", "bridge_sinks", "aligners")
 
 Plugin = EntryPoint
 

@@ -23,6 +23,21 @@ GEN_AI_TOOL_NAME: Final = "gen_ai.tool.name"
 GEN_AI_TOOL_CALL_ID: Final = "gen_ai.tool.call.id"
 GEN_AI_TOOL_ARGUMENTS: Final = "gen_ai.tool.call.arguments"
 GEN_AI_TOOL_RESULT: Final = "gen_ai.tool.call.result"
+GEN_AI_TOKEN_TYPE: Final = "gen_ai.token.type"  # input | output
+GEN_AI_RESPONSE_ID: Final = "gen_ai.response.id"
+ERROR_TYPE: Final = "error.type"
+SERVICE_NAME: Final = "service.name"
+SERVICE_INSTANCE: Final = "service.instance.id"
+ENVIRONMENT: Final = "deployment.environment.name"
+
+# The event `gen_ai.evaluation.result` (since v1.38.0, stability development) and its attributes.
+EVALUATION_EVENT: Final = "gen_ai.evaluation.result"
+EVALUATION_NAME: Final = "gen_ai.evaluation.name"
+EVALUATION_SCORE: Final = "gen_ai.evaluation.score.value"  # double
+EVALUATION_LABEL: Final = (
+    "gen_ai.evaluation.score.label"  # low cardinality: pass | fail | unscored, or the judge's word
+)
+EVALUATION_EXPLANATION: Final = "gen_ai.evaluation.explanation"
 
 # --- ours: metadata of an assessment (Feedback.metadata; every value is a string) ---------------------
 JUDGE_NAME: Final = "assay.judge.name"
@@ -75,3 +90,67 @@ TAG_TERMINATION: Final = "termination"  # why the recorded run ended, in the rec
 
 # --- ours: attributes of a span in an imported trace ---------------------------------------------------
 ACTOR: Final = "assay.actor"  # "customer" on what the customer said or did; absent on the agent's spans
+SAMPLING_KEEP: Final = "sampling.keep"  # true on the root span of a run chosen for judging: tail sampling keeps it
+
+# --- ours: the verdict span `evaluation <judge>` (the standard has none yet) ------------------------------
+OPERATION_EVALUATION: Final = "evaluation"  # value of gen_ai.operation.name
+ASSESSMENT_ID: Final = "assay.assessment.id"
+REVISION_KEY: Final = "assay.revision.key"
+REVISION: Final = "assay.revision"  # from 1
+CHANGE: Final = "assay.change"  # created | edited | deleted
+SOURCE_TYPE: Final = "assay.source.type"  # llm_judge | code | human
+ASSESSMENT_KIND: Final = "assay.assessment.kind"  # feedback | expectation
+PROMPT_VERSION: Final = "assay.prompt.version"  # <name>/<version>
+EXPERIMENT_ID: Final = "mlflow.experiment.id"
+SLICE: Final = "assay.slice"  # assay.slice.<tag>, on spans; as a metric label, "<tag>=<value>"
+
+# --- ours: metrics. Name, unit and labels; in Prometheus dots become underscores, counters end in _total,
+# --- and a unit of seconds adds _seconds. {annotations} add nothing. ---------------------------------------
+# Labels of a verdict: EVALUATION_NAME, GEN_AI_AGENT, JUDGE_VERSION, SOURCE_TYPE, ENVIRONMENT; bounded sets only.
+M_SCORE: Final = "gen_ai.evaluation.score"  # histogram, unit 1, steps of 0.1; numeric and boolean values in [0, 1]
+M_VERDICTS: Final = "gen_ai.evaluation.verdicts"  # counter, {verdict}; + OUTCOME, CHANGE
+M_UNSCORED: Final = "assay.evaluation.unscored"  # counter, {verdict}; EVALUATION_NAME, UNSCORED_REASON
+M_JUDGE_CALLS: Final = "assay.judge.calls"  # counter, {call}; EVALUATION_NAME, JUDGE_MODEL, CACHE_HIT, CASCADE_STAGE
+M_JUDGE_TOKENS: Final = "assay.judge.tokens"  # counter, {token}; EVALUATION_NAME, JUDGE_MODEL, GEN_AI_TOKEN_TYPE
+M_JUDGE_COST: Final = "assay.judge.cost_usd"  # counter, {USD}; EVALUATION_NAME, JUDGE_MODEL
+M_JUDGE_LATENCY: Final = "assay.judge.duration"  # histogram, s; EVALUATION_NAME, JUDGE_MODEL
+M_JUDGE_ERRORS: Final = "assay.judge.errors"  # counter, {error}; EVALUATION_NAME, ERROR_TYPE (the transient reasons)
+
+# The worker itself. SINK is the bridge sink's name.
+SINK: Final = "assay.sink"
+STATE: Final = "assay.state"  # pending | retrying | dead
+M_TRACES: Final = "assay.watch.traces"  # counter, {trace}; STATE judged | sampled_out | filtered, EXPERIMENT_ID
+M_BACKLOG: Final = "assay.bridge.backlog"  # gauge, {revision}; SINK, STATE
+M_LAG: Final = "assay.bridge.lag"  # gauge, s; SINK: age of the oldest revision not yet delivered, 0 when none
+M_DELIVERY: Final = "assay.bridge.delivery"  # histogram, s; SINK: from the assessment's change to its acknowledgement
+M_DELIVERIES: Final = (
+    "assay.bridge.deliveries"  # counter, {revision}; SINK, STATE delivered | skipped | retry | rejected
+)
+M_WATERMARK_AGE: Final = "assay.bridge.watermark_age"  # gauge, s; EXPERIMENT_ID
+M_BUDGET_SPENT: Final = "assay.watch.budget_spent_ratio"  # gauge, 1: share of the judging budget spent
+
+# KPIs, recomputed from MLflow for a fixed window. Labels: EVALUATION_NAME, GEN_AI_AGENT, SLICE ("" for all),
+# WINDOW (24h, 7d, 28d), EXPERIMENT_ID.
+WINDOW: Final = "assay.window"
+METHOD: Final = "assay.kpi.method"  # corrected | uncorrected
+M_KPI_RAW: Final = "assay.kpi.raw"  # gauge, 1: the judge's own pass rate
+M_KPI_RATE: Final = "assay.kpi.rate"  # gauge, 1: corrected where labels allow, else raw; + METHOD
+M_KPI_LOW: Final = "assay.kpi.low"  # gauge, 1: lower end of the 95 % interval of M_KPI_RATE
+M_KPI_HIGH: Final = "assay.kpi.high"  # gauge, 1
+M_KPI_JUDGED: Final = "assay.kpi.judged"  # gauge, {trace}: units with a scored verdict
+M_KPI_LABELLED: Final = "assay.kpi.labelled"  # gauge, {trace}: units with a usable label
+M_KPI_UNSCORED: Final = "assay.kpi.unscored"  # gauge, {trace}
+M_KPI_UNITS: Final = "assay.kpi.units"  # gauge, {trace}: traces (or sessions) in the window, judged or not
+M_KPI_COMPUTED: Final = "assay.kpi.computed_at"  # gauge, s: Unix time of the computation
+M_KAPPA: Final = "assay.agreement.kappa"  # gauge, 1; EVALUATION_NAME, JUDGE_VERSION, WINDOW
+M_KAPPA_LOW: Final = "assay.agreement.kappa_low"
+M_KAPPA_HIGH: Final = "assay.agreement.kappa_high"
+M_HUMAN_CEILING: Final = "assay.agreement.human_ceiling"  # gauge, 1: agreement of people with one another
+M_LABEL_BACKLOG: Final = "assay.labels.backlog"  # gauge, {trace}: drawn for labelling and not labelled
+M_LABEL_AGE: Final = "assay.labels.backlog_age"  # gauge, s: of the oldest of these
+M_GOLD_DRIFT: Final = "assay.gold.agreement_change"  # gauge, 1: gold-set agreement now less at its baseline
+M_KPI_ALARM: Final = "assay.kpi.e_value"  # gauge, 1: e-process against "the rate has not fallen"; alarm above 1/alpha
+M_COST_PER_UNIT: Final = "assay.agent.cost_usd_per_trace"  # gauge, {USD}: mean cost of a run, GEN_AI_AGENT, WINDOW
+M_COST_PER_PASS: Final = "assay.agent.cost_usd_per_pass"  # gauge, {USD}: cost of the window's runs over passes
+M_RUN_LATENCY: Final = "assay.agent.latency"  # gauge, s: quantile of runs' durations; + QUANTILE 0.5 | 0.95
+QUANTILE: Final = "quantile"
