@@ -70,6 +70,16 @@ MAY = {
     "judges": {"trust", "engine.judging", "testing"},  # local judges measure themselves; cases use the engine's door
     "engine": {"judges.fields", "judges.mlflow_endpoint", "sinks.mlflow_assessments"},
     "trust": set(),
+    # One split for all that is proven on held-out rows; verdicts and people's labels are read in one place.
+    "datasets": {
+        "alignment.split",
+        "judges.catalogue",
+        "judges.fields",
+        "judges.local.groups",
+        "labels",
+        "trust.sampling",
+        "sources.mlflow_store",
+    },
     "labels": {"trust", "judges.fields", "sources.mlflow_store"},  # a draw reads and notes in one place
     "report": {"trust", "labels", "judges.catalogue", "judges.definition", "judges.fields", "sources.mlflow_store"},
     "demo": {"trust", "judges", "sources.mlflow_store", "pipeline", "report", "engine.report"},

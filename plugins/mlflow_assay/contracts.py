@@ -19,8 +19,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
+    import pyarrow.dataset
     from mlflow.entities import Feedback, Trace
     from mlflow.genai.scorers import Scorer
+
+    from mlflow_assay.datasets.model import About, DatasetRow, Manifest
 
 __all__ = [
     "AnyValue",
@@ -613,4 +616,83 @@ class BridgeSink(Protocol):
 
     def close(self) -> None:
         """Let go of connections; nothing is pending by then."""
+        ...
+
+
+@runtime_checkable
+class DatasetStore(Protocol):
+    """Where versions of datasets are kept. An entry point in `mlflow_assay.dataset_stores` is named by a URL scheme.
+
+    A version is there whole or not at all, and is never changed. Two writers at once never lose one another's work:
+    each gets a version of its own, or the later one an error.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Opens the store at a URL of its scheme; touches nothing until it is used."""
+        ...
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        ...
+
+    def names(self) -> list[str]:
+        """All datasets that have a version, sorted."""
+        ...
+
+    def versions(self, name: str) -> list[Manifest]:
+        """Every version of one dataset, oldest first; empty when there is no such dataset."""
+        ...
+
+    def find(self, reference: str) -> Manifest:
+        """The version meant by `NAME`, `NAME@latest`, `NAME@v3`, `NAME@<alias>` or `NAME@<digest or its start>`.
+
+        Raises:
+            StoreError: there is none; what there is, is listed.
+        """
+        ...
+
+    def rows(self, version: Manifest, *, split: str | None = None) -> Iterator[DatasetRow]:
+        """The version's rows, or those of one split, without holding them all in memory."""
+        ...
+
+    def arrow(self, version: Manifest) -> pyarrow.dataset.Dataset:
+        """The version's rows as an Arrow dataset, read lazily: for SQL, diffs and frames."""
+        ...
+
+    def write(self, name: str, rows: Iterable[DatasetRow], about: About, *, expect: int | None = None) -> Manifest:
+        """Store the rows as a new version, and return it; rows equal to the latest version's make no new one.
+
+        Args:
+            expect: the version this one is made from, 0 for none: if another has come since, nothing is written.
+                None takes whatever is the latest as the parent.
+
+        Raises:
+            ConflictError: `expect` is no longer the latest version.
+            ConfigError: two rows have one id, or the name is not valid.
+        """
+        ...
+
+    def append(self, name: str, rows: Iterable[DatasetRow], about: About, *, replace: bool = False) -> Manifest:
+        """Store a new version that holds the latest one's rows and these.
+
+        Rows that are there already, unchanged, are left out. A row with the id of another content is an error, or with
+        `replace` takes its place.
+        """
+        ...
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Alias to version number; `latest` is not among them."""
+        ...
+
+    def set_alias(self, name: str, alias: str, version: int | None) -> None:
+        """Point an alias at a version, or remove it (None); who moved it and when is kept."""
+        ...
+
+    def tags(self, name: str) -> dict[int, dict[str, str]]:
+        """Tags of each version that has any."""
+        ...
+
+    def set_tags(self, name: str, version: int, tags: Mapping[str, str | None]) -> None:
+        """Set tags of a version; None removes one."""
         ...

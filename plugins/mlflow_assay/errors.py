@@ -5,7 +5,8 @@
     │   ├── DefinitionError    a judge definition (YAML) is not valid; names file and line
     │   ├── PluginError        a plugin is unknown, broken, or claimed by two packages
     │   └── InputError         a file to import cannot be read in the format asked for
-    ├── StoreError             MLflow (or the cache) cannot be reached, or lacks the experiment, trace or assessment
+    ├── StoreError             MLflow (or another store) cannot be reached, or lacks what was asked for
+    │   └── ConflictError      another writer was first; nothing was written
     ├── SinkError              a sink refused what it was given
     ├── IncompleteError        a run ended with fewer verdicts stored than planned; lists what is missing
     └── NotTrustedError        a number or a judge is refused because the evidence for it is too weak
@@ -21,6 +22,7 @@ from collections.abc import Iterable
 __all__ = [
     "AssayError",
     "ConfigError",
+    "ConflictError",
     "DefinitionError",
     "IncompleteError",
     "InputError",
@@ -78,6 +80,10 @@ class InputError(ConfigError):
 
 class StoreError(AssayError):
     """MLflow cannot be reached, or holds no such experiment, trace or assessment."""
+
+
+class ConflictError(StoreError):
+    """Another writer was first; nothing was written. Read the newer version and try again."""
 
 
 class SinkError(AssayError):

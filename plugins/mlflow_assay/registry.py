@@ -9,6 +9,8 @@ package. Groups are named `mlflow_assay.<kind>`; the kinds and what their entry 
     importers      a `contracts.TraceImporter` class
     sinks          a `contracts.Sink` class
     label_sources  a `contracts.LabelSource` class
+    dataset_stores   a `contracts.DatasetStore` class, named by the scheme of its URLs
+    dataset_formats  a `datasets.formats.Format`: another library's or file's form of a dataset
     bridge_sinks   a `contracts.BridgeSink` class
     aligners       a class of MLflow's `AlignmentOptimizer` (ours: `alignment.aligner.Aligner`)
 """
@@ -23,7 +25,18 @@ from mlflow_assay.errors import PluginError
 
 __all__ = ["KINDS", "Plugin", "available", "load"]
 
-KINDS = ("judges", "judge_packs", "sources", "importers", "sinks", "label_sources", "bridge_sinks", "aligners")
+KINDS = (
+    "judges",
+    "judge_packs",
+    "sources",
+    "importers",
+    "sinks",
+    "label_sources",
+    "bridge_sinks",
+    "aligners",
+    "dataset_stores",
+    "dataset_formats",
+)
 
 Plugin = EntryPoint
 
