@@ -30,11 +30,15 @@ __all__ = [
     "AssessmentRevision",
     "BooleanValue",
     "BoundJudge",
+    "BridgeObserver",
     "BridgeSink",
+    "BridgeStatus",
     "CategoricalValue",
     "Composite",
+    "CountingSink",
     "Delivery",
     "EvaluatedTrace",
+    "InquirableSink",
     "JudgeContract",
     "JudgeLibrary",
     "Label",
@@ -43,6 +47,7 @@ __all__ = [
     "NumericValue",
     "Outcome",
     "Sink",
+    "SinkStatus",
     "TraceImporter",
     "TraceSource",
     "Unscored",
@@ -528,7 +533,9 @@ class AssessmentRevision:
     Attributes:
         key: 32 hex digits over the assessment's id and what it says: equal keys are the same revision, after any
             restart, in any worker.
-        change: `created`, `edited` or `deleted`; a deletion carries what was last said.
+        change: `created` when it comes to stand (first seen, or restored), `edited` while it stands, `deleted` when
+            it stands no longer: gone from MLflow, or overridden by another (valid is false there). A deletion
+            carries what was last said. So created less deleted is what stands.
         replaces: key of the revision this one supersedes; None for a creation.
         revision: from 1, counted per assessment.
         assessment_id: MLflow's id.
@@ -617,6 +624,91 @@ class BridgeSink(Protocol):
     def close(self) -> None:
         """Let go of connections; nothing is pending by then."""
         ...
+
+
+@runtime_checkable
+class InquirableSink(Protocol):
+    """A bridge sink whose far end can be asked what it holds; optional beside `BridgeSink`.
+
+    The bridge asks before it sends again what a killed worker may have sent, and `assay bridge reconcile` asks.
+    """
+
+    def held(self, revisions: Sequence[AssessmentRevision]) -> Mapping[str, int]:
+        """How many copies of each revision the far end holds, by key; 0 or absent means none, 2 a duplicate.
+
+        Raises:
+            SinkError: it could not be asked.
+        """
+        ...
+
+
+@runtime_checkable
+class CountingSink(Protocol):
+    """A bridge sink whose far end keeps sums only, such as counters; optional beside `BridgeSink`."""
+
+    def tally(self) -> Mapping[tuple[str, str], int]:
+        """Revisions counted there since counting began, by (assessment name, change).
+
+        Raises:
+            SinkError: it could not be asked.
+        """
+        ...
+
+
+@runtime_checkable
+class BridgeObserver(Protocol):
+    """Told what the bridge does, to make metrics of it. Called from several threads; what it raises is logged."""
+
+    def delivered(self, sink: str, outcomes: Sequence[tuple[AssessmentRevision, Delivery]], at_ms: int) -> None:
+        """A batch came back from a sink at this Unix time, and the outbox has noted it."""
+        ...
+
+    def judged(self, experiment_id: str, counts: Mapping[str, int]) -> None:
+        """Traces gone through since the last call, by `judged`, `sampled_out`."""
+        ...
+
+    def backlog(self, status: BridgeStatus) -> None:
+        """How things stand; about every ten seconds."""
+        ...
+
+
+@dataclass(frozen=True)
+class SinkStatus:
+    """How one sink stands in the outbox.
+
+    Attributes:
+        sink: its name in the outbox.
+        pending: revisions never tried, retrying: tried and to be tried again, dead: given up, with a reason each.
+        delivered, skipped: revisions done.
+        lag_s: age of the oldest revision not yet delivered (dead ones apart), seconds; 0 when there is none.
+        oldest_error: what the far end said of the oldest one retrying; None when there is none.
+    """
+
+    sink: str
+    pending: int = 0
+    retrying: int = 0
+    dead: int = 0
+    delivered: int = 0
+    skipped: int = 0
+    lag_s: float = 0.0
+    oldest_error: str | None = None
+
+
+@dataclass(frozen=True)
+class BridgeStatus:
+    """How the bridge stands.
+
+    Attributes:
+        sinks: by sink name, in order.
+        watermark_age_s: by experiment id, seconds since MLflow was last read to its end; None where never.
+        standing: by experiment id, assessments known to stand in MLflow.
+        budget_spent: share of the judging budget spent, in [0, 1]; None without a budget.
+    """
+
+    sinks: tuple[SinkStatus, ...] = ()
+    watermark_age_s: Mapping[str, float | None] = field(default_factory=dict)
+    standing: Mapping[str, int] = field(default_factory=dict)
+    budget_spent: float | None = None
 
 
 @runtime_checkable
