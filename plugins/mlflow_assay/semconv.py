@@ -62,6 +62,8 @@ JUDGE_MODEL: Final = "assay.judge.model"  # model URI; absent for judges that ca
 OUTCOME: Final = "assay.outcome"  # pass | fail | unscored
 UNSCORED_REASON: Final = "assay.unscored.reason"  # a contracts.Unscored value
 LATENCY_MS: Final = "assay.judge.latency_ms"  # wall time of the judge call, milliseconds
+JUDGE_CALLS: Final = "assay.judge.calls"  # model calls behind the verdict, where they may be other than one
+LIBRARY_PASSED: Final = "assay.library.passed"  # "true" or "false": the wrapped library's own verdict
 CACHE_HIT: Final = "assay.cache.hit"  # "true" when no call was made
 CASCADE_STAGE: Final = "assay.cascade.stage"  # which tier's verdict it is, from 1
 MEMBERS: Final = "assay.members"  # JSON: one object a member asked, with judge, digest, value or unscored reason
@@ -114,6 +116,10 @@ REVISION: Final = "assay.revision"  # from 1
 CHANGE: Final = "assay.change"  # created | edited | deleted
 SOURCE_TYPE: Final = "assay.source.type"  # llm_judge | code | human
 ASSESSMENT_KIND: Final = "assay.assessment.kind"  # feedback | expectation
+ASSESSMENT_VALUE: Final = "assay.assessment.value"  # a feedback's value as text, where it is a short scalar
+JUDGE_INPUT_TOKENS: Final = "assay.judge.input_tokens"  # not gen_ai.usage.*: these would count as the agent's
+JUDGE_OUTPUT_TOKENS: Final = "assay.judge.output_tokens"
+JUDGE_COST: Final = "assay.judge.cost_usd"
 PROMPT_VERSION: Final = "assay.prompt.version"  # <name>/<version>
 EXPERIMENT_ID: Final = "mlflow.experiment.id"
 SLICE: Final = "assay.slice"  # assay.slice.<tag>, on spans; as a metric label, "<tag>=<value>"
@@ -164,6 +170,7 @@ M_COST_PER_UNIT: Final = "assay.agent.cost_usd_per_trace"
 M_COST_PER_PASS: Final = "assay.agent.cost_usd_per_pass"  # noqa: S105 - not a password
 M_RUN_LATENCY: Final = "assay.agent.latency"
 
+ALL_AGENTS: Final = "all"  # value of GEN_AI_AGENT on KPI gauges that are about every agent together
 OVERFLOW: Final = "(other)"  # label value that stands for all values beyond a label's bound
 UNKNOWN: Final = "unknown"  # value of OUTCOME where nothing says which value is good
 
@@ -198,6 +205,7 @@ class Metric:
 
 # An assessment's labels. Sets are bounded: beyond a sink's limit of values, a label says OVERFLOW.
 VERDICT_LABELS: Final = (EVALUATION_NAME, GEN_AI_AGENT, JUDGE_VERSION, SOURCE_TYPE, ENVIRONMENT, EXPERIMENT_ID)
+# KPI gauges come for all agents together (ALL_AGENTS), always, and for each agent that is named; slices likewise.
 KPI_LABELS: Final = (EVALUATION_NAME, GEN_AI_AGENT, SLICE, WINDOW, EXPERIMENT_ID)
 _AGREEMENT: Final = (EVALUATION_NAME, JUDGE_VERSION, WINDOW, EXPERIMENT_ID)
 _AGENT: Final = (GEN_AI_AGENT, WINDOW, EXPERIMENT_ID)
