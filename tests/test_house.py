@@ -62,12 +62,13 @@ def test_every_error_is_in_one_tree_and_drawn_in_its_docstring():
 # --- layers ---------------------------------------------------------------------------------------------
 
 # Who may import what of the package: a folder's modules see the seams, their own folder, and what is named here.
-SEAMS = {"contracts", "errors", "semconv", "registry", "shipped", "sqlstore"}
+SEAMS = {"contracts", "errors", "semconv", "registry", "shipped", "sqlstore", "redaction"}
 MAY = {
     "alignment": {"trust", "judges", "engine", "labels.verdicts", "sinks.mlflow_assessments", "sources.mlflow_store"},
     "sinks": set(),
     "sources": {"judges.definition"},  # recorded prompts become definitions
-    "judges": {"trust", "engine.judging", "testing"},  # local judges measure themselves; cases use the engine's door
+    # Local judges measure themselves; cases use the engine's door; libraries ask models as the engine does.
+    "judges": {"trust", "engine.judging", "engine.chat", "engine.limits", "engine.prices", "testing"},
     "engine": {"judges.fields", "judges.mlflow_endpoint", "sinks.mlflow_assessments"},
     "trust": set(),
     # One split for all that is proven on held-out rows; verdicts and people's labels are read in one place.

@@ -36,6 +36,7 @@ __all__ = [
     "CategoricalValue",
     "Composite",
     "CountingSink",
+    "DeclaringScorer",
     "Delivery",
     "EvaluatedTrace",
     "InquirableSink",
@@ -295,9 +296,12 @@ class JudgeContract:
         version: changes whenever old verdicts stop being comparable.
         scope: one verdict a `trace` or one a `session` (logged on the session's first trace).
         needs: fields without which it is unscored, checked before anything is called: `inputs`, `outputs`,
-            `expectations`, `expectations.<key>`, `spans`, `tools`, `retrieved`, `session`.
+            `expectations`, `expectations.<key>`, `spans`, `tools`, `tools_available`, `retrieved`, `session`, or a
+            field of `judges.fields`; for a session, in at least one of its traces.
         kind: `instructions`, `code`, `local`, `mlflow`, or the library's name.
         calls_llm: whether a verdict costs model calls.
+        llm_calls: how many, in words or a number; empty where it is one, or none.
+        embeddings: whether it needs an embedding model.
         origin: where the judge comes from (package or file), for the catalogue.
         notes: for the catalogue, for example which MLflow judge is wrapped.
         learnt_from: ids of traces whose labels the judge learnt from; its verdicts on them say so.
@@ -314,6 +318,8 @@ class JudgeContract:
     origin: str = ""
     notes: str = ""
     learnt_from: tuple[str, ...] = ()
+    llm_calls: str = ""
+    embeddings: bool = False
 
 
 @dataclass(frozen=True)
@@ -356,6 +362,23 @@ class JudgeLibrary(Protocol):
         Raises:
             ConfigError: unknown name, unknown or wrong parameter, or a model is needed and None was given.
         """
+        ...
+
+
+@runtime_checkable
+class DeclaringScorer(Protocol):
+    """A scorer that knows what it needs with its parameters, maps fields and calls models by its own means.
+
+    A library's `build` may return one; others are plain MLflow scorers.
+    """
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """As `JudgeContract.needs`, for the parameters it was built with."""
+        ...
+
+    def declare(self, contract: JudgeContract) -> None:
+        """Told the contract in force: a definition may set another threshold than the library's."""
         ...
 
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import aiohttp
     from mlflow.entities import Feedback
 
-__all__ = ["ChatJudge", "HandOverError", "check_credentials", "prepare"]
+__all__ = ["ChatJudge", "Endpoint", "HandOverError", "check_credentials", "dislikes_format", "endpoint_of", "prepare"]
 
 _HTTP_PROVIDERS = ("openai", "azure", "gateway")
 _DEFAULT_KEYS = {"openai": "OPENAI_API_KEY", "azure": "AZURE_API_KEY", "anthropic": "ANTHROPIC_API_KEY"}
@@ -147,7 +147,7 @@ def prepare(bound: BoundJudge) -> ChatJudge | None:
         return None
     return ChatJudge(
         bound,
-        _endpoint(bound.model),
+        endpoint_of(bound.model),
         scorer._build_system_message(is_trace_based=False),
         pydantic_to_response_format(scorer._create_response_format_model()),
     )
@@ -206,7 +206,7 @@ def _unknown_provider(uri: str) -> str | None:
     return None
 
 
-def _endpoint(model: ModelSettings) -> Endpoint:
+def endpoint_of(model: ModelSettings) -> Endpoint:
     """Where MLflow would send this model's requests, with its headers and model field."""
     import os
 
@@ -240,7 +240,7 @@ async def _post(
         if status == 200:
             limiter.succeeded()
             return reply
-        if status == 400 and endpoint.structured and _dislikes_format(reply):
+        if status == 400 and endpoint.structured and dislikes_format(reply):
             endpoint.structured = False
             continue
         if status in (429, 529) or (status == 503 and retry_after is not None):
@@ -286,7 +286,8 @@ def _message_of(reply: Any) -> str:
     return str(error.get("message", error) if isinstance(error, dict) else error)[:500]
 
 
-def _dislikes_format(reply: Any) -> bool:
+def dislikes_format(reply: Any) -> bool:
+    """Whether an endpoint's error says that it takes no (such) response format."""
     from mlflow.genai.judges.adapters.utils import is_response_format_error
 
     return bool(is_response_format_error(_message_of(reply)))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay import semconv
-from mlflow_assay.contracts import BoundJudge, Outcome, Unscored, UnscoredError
+from mlflow_assay.contracts import BoundJudge, DeclaringScorer, Outcome, Unscored, UnscoredError
 from mlflow_assay.judges import fields as trace_fields
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ def _has(subject: Subject, need: str) -> bool:
         return bool(subject.session)
     if head == "spans":
         return bool(subject.trace.data and subject.trace.data.spans)
-    named = {"tools": "tool_calls", "retrieved": "retrieved"}[head]
-    return trace_fields.extract(subject.trace, named) is not None
+    field = "tool_calls" if need == "tools" else need
+    return any(trace_fields.extract(t, field) is not None for t in (subject.session or (subject.trace,)))
 
 
 def _inventory(subject: Subject) -> str:
@@ -137,7 +137,8 @@ def _call(bound: BoundJudge, subject: Subject) -> Any:
     from mlflow_assay.judges.mlflow_endpoint import route
 
     expectations = dict(subject.expectations) or None
-    with route(bound.model):
+    # A library's metric goes to its model by itself.
+    with route(None if isinstance(bound.scorer, DeclaringScorer) else bound.model):
         if bound.contract.scope == "session":
             return bound.scorer.run(session=list(subject.session), expectations=expectations)
         return bound.scorer.run(

@@ -315,8 +315,11 @@ class LocalEngine:
         given = estimate_tokens(prompt) + estimate_tokens(job.chat.system if job.chat else "") + _GUESSED_TOKENS
         last = self._typical.get(job.bound.digest)
         made = max(_GUESSED_TOKENS, last.output_tokens if last else 0)
+        calls = 1
+        if job.chat is None and last is not None:  # a library's metric may ask several times
+            calls, given = max(1, last.calls), max(given, last.input_tokens)
         price = price_for(job.bound.model)
-        return Spend(1, given, made, cost(price, given, made) if price else 0.0)
+        return Spend(calls, given, made, cost(price, given, made) if price else 0.0)
 
     async def _call(self, job: _Job, http: aiohttp.ClientSession, pool: ThreadPoolExecutor) -> Feedback:
         if job.chat is None:
@@ -458,7 +461,10 @@ def _revive(job: _Job, found: CachedVerdict) -> Feedback:
     from mlflow.entities import Feedback
     from mlflow.tracing.constant import AssessmentMetadataKey as Key
 
-    paid = {Key.JUDGE_COST, Key.JUDGE_INPUT_TOKENS, Key.JUDGE_OUTPUT_TOKENS, semconv.LATENCY_MS, Key.SOURCE_RUN_ID}
+    paid = {
+        Key.JUDGE_COST, Key.JUDGE_INPUT_TOKENS, Key.JUDGE_OUTPUT_TOKENS, semconv.JUDGE_CALLS, semconv.LATENCY_MS,
+        Key.SOURCE_RUN_ID,
+    }  # fmt: skip
     metadata = {k: v for k, v in found.metadata.items() if k not in paid}
     feedback = Feedback(
         name=job.bound.name,
@@ -482,7 +488,7 @@ def _spent(feedback: Feedback) -> Spend:
     facts = feedback.metadata or {}
     number = {k: float(facts.get(k) or 0) for k in (Key.JUDGE_INPUT_TOKENS, Key.JUDGE_OUTPUT_TOKENS, Key.JUDGE_COST)}
     given, made, usd = number.values()
-    return Spend(1, int(given), int(made), usd)
+    return Spend(int(facts.get(semconv.JUDGE_CALLS, 1)), int(given), int(made), usd)
 
 
 async def _in_pool(pool: ThreadPoolExecutor, call: Callable[..., T], *args: Any) -> T:

@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from mlflow_assay import registry
-from mlflow_assay.contracts import BoundJudge, Composite, JudgeContract, JudgeLibrary, ModelSettings
+from mlflow_assay.contracts import (
+    BoundJudge,
+    Composite,
+    DeclaringScorer,
+    JudgeContract,
+    JudgeLibrary,
+    ModelSettings,
+)
 from mlflow_assay.errors import ConfigError, DefinitionError, PluginError
 from mlflow_assay.judges import definition as definitions
 from mlflow_assay.judges.definition import JudgeDefinition
@@ -248,6 +255,7 @@ class Catalogue:
             raise DefinitionError(f"{path}:{line}: the library {library!r} has no judge {member!r}.", valid=wrapped)
         base = wrapped[member]
         contract = replace(contract, needs=(found.needs and contract.needs) or base.needs, calls_llm=base.calls_llm)
+        contract = replace(contract, llm_calls=base.llm_calls, embeddings=base.embeddings)
         if found.scope != base.scope:
             line = definitions.line_of(path, "scope", "uses")
             raise DefinitionError(f"{path}:{line}: {found.uses} judges a {base.scope}.", found=f"scope: {found.scope}")
@@ -271,8 +279,22 @@ class Catalogue:
         }
         fields = definition.field_map() if definition else {}
         taught = sorted({*entry.contract.learnt_from, *getattr(scorer, "trained_on", ())})
-        contract = replace(entry.contract, learnt_from=tuple(taught))
+        needs = getattr(scorer, "needs", entry.contract.needs)
+        contract = replace(entry.contract, learnt_from=tuple(taught), needs=_together(definition, needs))
+        if isinstance(scorer, DeclaringScorer):
+            if fields:
+                raise ConfigError(
+                    f"The judge {entry.name!r} reads its fields by names of their own.",
+                    found="`fields:`",
+                    fix="Put them under `with:`, for example `with: {fields: {output: outputs.answer}}`.",
+                )
+            scorer.declare(contract)
         return BoundJudge(contract, scorer, _digest(contract, chosen, fields, facts), chosen, fields)
+
+
+def _together(definition: JudgeDefinition | None, needs: tuple[str, ...]) -> tuple[str, ...]:
+    """What a definition says is needed besides what the library's judge needs by itself."""
+    return tuple(dict.fromkeys([*needs, *(definition.needs if definition else ())]))
 
 
 def _beside(params: Mapping[str, Any], library: JudgeLibrary, definition: Path | None) -> dict[str, Any]:

@@ -30,7 +30,16 @@ from mlflow_assay.errors import ConfigError
 if TYPE_CHECKING:
     from mlflow.entities import Span, Trace
 
-__all__ = ["as_text", "check", "extract", "extract_all", "needs_spans"]
+__all__ = [
+    "answer_in",
+    "as_text",
+    "check",
+    "extract",
+    "extract_all",
+    "last_user_message",
+    "needs_spans",
+    "question_in",
+]
 
 NOT_RECORDED = "(not recorded)"
 _PREFIXES = ("tag:", "metadata:", "expectation:", "span:")
@@ -175,32 +184,46 @@ def _messages(trace: Trace) -> list[Mapping[str, Any]]:
 
 
 def _first_user_message(trace: Trace) -> str | None:
-    from mlflow.genai.utils.trace_utils import parse_inputs_to_str
-
     for message in _messages(trace):
         if message["role"] == "user" and message.get("content"):
             return as_text(message["content"])
     root = _root(trace)
-    if root is None or root.inputs is None:
-        return None
-    if isinstance(root.inputs, Mapping) and len(root.inputs) == 1:
-        return as_text(next(iter(root.inputs.values())))
+    return None if root is None or root.inputs is None else question_in(root.inputs)
+
+
+def last_user_message(trace: Trace) -> str | None:
+    """What the user said last in a trace's inputs: what its answer is to; None where nothing is recorded."""
+    for message in reversed(_messages(trace)):
+        if message["role"] == "user" and message.get("content"):
+            return as_text(message["content"])
+    return _first_user_message(trace)
+
+
+def question_in(inputs: Any) -> str:
+    """The request in the inputs of an agent, as text: their only value, one under a usual name, or all of them."""
+    from mlflow.genai.utils.trace_utils import parse_inputs_to_str
+
+    if isinstance(inputs, Mapping) and len(inputs) == 1:
+        return as_text(next(iter(inputs.values())))
     for key in ("request", "question", "query", "input", "prompt", "message", "text"):
-        if isinstance(root.inputs, Mapping) and isinstance(root.inputs.get(key), str):
-            return str(root.inputs[key])
-    return str(parse_inputs_to_str(root.inputs))
+        if isinstance(inputs, Mapping) and isinstance(inputs.get(key), str):
+            return str(inputs[key])
+    return str(parse_inputs_to_str(inputs))
 
 
 def _final_answer(trace: Trace) -> str | None:
+    root = _root(trace)
+    return None if root is None or root.outputs is None else answer_in(root.outputs)
+
+
+def answer_in(outputs: Any) -> str:
+    """The answer in the outputs of an agent, as text: the one under a usual name, or as MLflow reads them."""
     from mlflow.genai.utils.trace_utils import parse_outputs_to_str
 
-    root = _root(trace)
-    if root is None or root.outputs is None:
-        return None
     for key in ("answer", "response", "output", "reply", "result", "text", "content"):
-        if isinstance(root.outputs, Mapping) and isinstance(root.outputs.get(key), str):
-            return str(root.outputs[key])
-    return str(parse_outputs_to_str(root.outputs))
+        if isinstance(outputs, Mapping) and isinstance(outputs.get(key), str):
+            return str(outputs[key])
+    return str(parse_outputs_to_str(outputs))
 
 
 def _transcript(trace: Trace) -> str | None:
