@@ -9,7 +9,7 @@ what resembles a row of a later part across the cut is purged: it is in no part.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mlflow_assay.errors import ConfigError, NotTrustedError
-from mlflow_assay.judges.local.groups import Groups, group, near_duplicates
+from mlflow_assay.judges.local.groups import Groups, Pair, group, near_duplicates
 
 __all__ = ["FRACTIONS", "PARTS", "Split", "split"]
 
@@ -57,7 +57,7 @@ class Split:
 
 
 def split(
-    passed: Sequence[bool],
+    passed: Sequence[Hashable],
     sessions: Sequence[str | None],
     texts: Sequence[str],
     *,
@@ -65,17 +65,19 @@ def split(
     seed: int = 0,
     only_train: Sequence[bool] | None = None,
     requests: Sequence[str] | None = None,
+    pairs: Sequence[Pair] | None = None,
 ) -> Split:
-    """Parts rows by group, with the same share of good labels in each part as far as groups allow.
+    """Parts rows by group, with the same share of each label in each part as far as groups allow.
 
     Args:
-        passed: label of each row, shape (n,).
+        passed: label of each row, good or bad or any other kind, shape (n,).
         sessions: session id of each, None for a row on its own, shape (n,).
         texts: what the judge reads of each, by which near-duplicates are found, shape (n,); blank resembles none.
         fractions: of rows for training, validation and test, each above 0; they are scaled to sum to 1.
         seed: the same seed gives the same split.
         only_train: rows that may teach but not test; their whole group goes to training. Shape (n,).
         requests: what was asked in each; those that are practically the same go together, too. Shape (n,).
+        pairs: near-duplicates found already, in place of those among texts and requests.
 
     Raises:
         ConfigError: lengths differ, or a fraction is not above 0.
@@ -89,9 +91,10 @@ def split(
         raise ConfigError("Labels, sessions and texts must be aligned, one each a trace.", found=f"{n} labels")
     if min(fractions) <= 0:
         raise ConfigError("Each part needs a fraction above 0.", found=fractions)
-    labels = np.asarray(passed, dtype=bool)
+    labels = np.unique([str(kind) for kind in passed], return_inverse=True)[1]
     pinned = np.zeros(n, dtype=bool) if only_train is None else np.asarray(only_train, dtype=bool)
-    for found in _groupings(sessions, texts, requests or [""] * n):
+    alike = _alike(texts, requests or [""] * n) if pairs is None else pairs
+    for found in _groupings(sessions, alike):
         parts = _parts(labels, found, pinned, np.asarray(fractions) / sum(fractions), seed)
         purged = np.setdiff1d(np.arange(n), np.concatenate(parts))
         if purged.size <= _PURGED * n:
@@ -107,13 +110,16 @@ def split(
     )
 
 
-def _groupings(sessions: Sequence[str | None], texts: Sequence[str], requests: Sequence[str]) -> Iterator[Groups]:
+def _alike(texts: Sequence[str], requests: Sequence[str]) -> list[Pair]:
+    likeness = {(i, j): c for i, j, c in (*near_duplicates(texts), *near_duplicates(requests, SAME))}
+    return [(i, j, c) for (i, j), c in likeness.items()]
+
+
+def _groupings(sessions: Sequence[str | None], pairs: Sequence[Pair]) -> Iterator[Groups]:
     """Groups, whole where none is large, else cut ever less; the last are whole in any case."""
     n = len(sessions)
     if not n:
         raise NotTrustedError("There is no labelled trace to split.")
-    likeness = {(i, j): c for i, j, c in (*near_duplicates(texts), *near_duplicates(requests, SAME))}
-    pairs = [(i, j, c) for (i, j), c in likeness.items()]
     whole = group(sessions, pairs)
     if np.bincount(whole.codes).max() > max(2, _LARGEST * n):
         yield from (group(sessions, pairs, max(2, n // part)) for part in (10, 5, 3))
@@ -138,7 +144,7 @@ def _parts(labels: Any, found: Groups, pinned: Any, fractions: Any, seed: int) -
 
 def _deal(labels: Any, codes: Ints, pinned: Any, fractions: Any, seed: int) -> Ints:
     """The part of each group, shape (groups,): largest groups first, each to the part that lacks its labels most."""
-    counts = np.stack([np.bincount(codes, weights=labels == kind) for kind in (False, True)], axis=1)
+    counts = np.stack([np.bincount(codes, weights=labels == kind) for kind in np.unique(labels)], axis=1)
     target = np.outer(fractions, counts.sum(0))
     target[target == 0] = 0.5
     held = np.zeros_like(target)
