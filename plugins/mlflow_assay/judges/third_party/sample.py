@@ -136,12 +136,15 @@ class SampleFields:
     def needs(self, reads: Iterable[str]) -> tuple[str, ...]:
         """The words for `JudgeContract.needs`: what must be there before anything is called.
 
-        A field read from another place is needed from there; from an optional one (`…?`) it is not needed.
+        A field read from another place is needed from there; from an optional one (`…?`) it is not needed. What is no
+        field of a sample is such a word already (`expectations.<key>`).
         """
         words = []
         for name in reads:
             if name == "turns":
                 words.append(_TURNS)
+            elif name not in _DEFAULTS:
+                words.append(name)
             elif name not in self.overrides:
                 words.append(_DEFAULTS[name][1])
             elif not self.overrides[name].endswith("?"):
