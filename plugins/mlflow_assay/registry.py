@@ -11,6 +11,7 @@ package. Groups are named `mlflow_assay.<kind>`; the kinds and what their entry 
     label_sources  a `contracts.LabelSource` class
     dataset_stores   a `contracts.DatasetStore` class, named by the scheme of its URLs
     dataset_formats  a `datasets.formats.Format`: another library's or file's form of a dataset
+    dashboards      a callable returning a `dashboards.board.Board`
     bridge_sinks   a `contracts.BridgeSink` class
     aligners       a class of MLflow's `AlignmentOptimizer` (ours: `alignment.aligner.Aligner`)
 """
@@ -36,6 +37,7 @@ KINDS = (
     "aligners",
     "dataset_stores",
     "dataset_formats",
+    "dashboards",
 )
 
 Plugin = EntryPoint

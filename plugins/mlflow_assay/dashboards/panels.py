@@ -1,0 +1,338 @@
+"""Panels with the pack's defaults: title, description, unit and an empty state that explains itself are required.
+
+Colour is never the only sign: states are words, thresholds are drawn as lines, numbers stay visible.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from grafana_foundation_sdk.builders import (
+    bargauge,
+    common,
+    dashboard,
+    heatmap,
+    prometheus,
+    stat,
+    table,
+    tempo,
+    text,
+    timeseries,
+)
+from grafana_foundation_sdk.models import common as common_models
+from grafana_foundation_sdk.models import dashboard as models
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
+from grafana_foundation_sdk.models.tempo import SearchTableType
+from grafana_foundation_sdk.models.text import TextMode
+
+from mlflow_assay.semconv import EXPERIMENT_ID
+
+__all__ = ["PROMETHEUS", "TEMPO", "Band", "Query", "Tile", "bars", "grid", "heat", "note", "numbers", "traces", "trend"]
+
+PROMETHEUS: Final = common_models.DataSourceRef(type_val="prometheus", uid="${prometheus}")
+TEMPO: Final = common_models.DataSourceRef(type_val="tempo", uid="${tempo}")
+# Tempo's table of spans holds the trace's id in `traceIdHidden`; the experiment is an attribute each verdict carries.
+IN_MLFLOW: Final = (
+    f'${{mlflow}}/#/experiments/${{__data.fields["{EXPERIMENT_ID}"]}}/traces'
+    "?selectedEvaluationId=tr-${__data.fields.traceIdHidden}"
+)
+BLUE, GREEN, ORANGE, RED = "#3274d9", "#299c46", "#e0752d", "#c4162a"
+
+
+@dataclass(frozen=True)
+class Query:
+    """One query of a panel.
+
+    Attributes:
+        expr: PromQL (or TraceQL metrics where `tempo`).
+        legend: as Grafana templates it, for example `{{gen_ai_agent_name}}`.
+        instant: the value now instead of a series over time.
+        exemplars: whether points that lead to traces are drawn.
+        tempo: a TraceQL metrics query, asked of Tempo.
+    """
+
+    expr: str
+    legend: str = ""
+    instant: bool = False
+    exemplars: bool = False
+    tempo: bool = False
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A panel and its size: width in columns of 24, height in rows of about 38 pixels."""
+
+    panel: Any
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Band:
+    """Legends of an interval's two ends, drawn as a band."""
+
+    low: str
+    high: str
+
+
+def numbers(
+    title: str,
+    description: str,
+    queries: Sequence[Query],
+    *,
+    unit: str,
+    width: int,
+    height: int = 5,
+    empty: str,
+    decimals: int | None = None,
+    words: Mapping[str, str] | None = None,
+    steps: Sequence[tuple[float | None, str]] = ((None, BLUE),),
+    show: Literal["value", "value_and_name", "name"] = "value",
+    spark: bool = False,
+    links: Sequence[tuple[str, str]] = (),
+) -> Tile:
+    """Big numbers, one a series.
+
+    Args:
+        empty: what is shown where there is no data, in words a reader can act on.
+        words: texts for values (`{"1": "clear"}`).
+        steps: thresholds as (from, colour); the first has None.
+        show: the value alone, with the series' name, or the name alone (for a state said by a label).
+    """
+    mode = common_models.BigValueTextMode
+    panel = (
+        stat.Panel()
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .graph_mode(common_models.BigValueGraphMode.AREA if spark else common_models.BigValueGraphMode.NONE)
+        .color_mode(common_models.BigValueColorMode.VALUE)
+        .text_mode({"value": mode.VALUE, "value_and_name": mode.VALUE_AND_NAME, "name": mode.NAME}[show])
+        .thresholds(_thresholds(steps))
+        .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS))
+    )
+    if decimals is not None:
+        panel.decimals(decimals)
+    if words:
+        panel.mappings([_words(words)])
+    return _finish(panel, title, description, queries, unit, empty, width, height, links)
+
+
+def trend(
+    title: str,
+    description: str,
+    queries: Sequence[Query],
+    *,
+    unit: str,
+    width: int,
+    height: int = 8,
+    empty: str,
+    low: float | None = 0,
+    high: float | None = None,
+    band: Band | None = None,
+    stacked: bool = False,
+    threshold: float | None = None,
+    links: Sequence[tuple[str, str]] = (),
+) -> Tile:
+    """Series over time.
+
+    Args:
+        low, high: fixed ends of the axis; None fits the data.
+        band: draws the two named series as a shaded interval.
+        threshold: a line to compare with.
+    """
+    panel = (
+        timeseries.Panel()
+        .legend(
+            common.VizLegendOptions()
+            .display_mode(common_models.LegendDisplayMode.TABLE)
+            .placement(common_models.LegendPlacement.BOTTOM)
+            .show_legend(True)
+            .calcs(["lastNotNull"])
+        )
+        .tooltip(common.VizTooltipOptions().mode(common_models.TooltipDisplayMode.MULTI))
+        .line_width(2)
+        .fill_opacity(30 if stacked else 0)
+        .show_points(common_models.VisibilityMode.AUTO)
+        .span_nulls(False)
+        .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.PALETTE_CLASSIC_BY_NAME))
+    )
+    if low is not None:
+        panel.min(low)
+    if high is not None:
+        panel.max(high)
+    if stacked:
+        panel.stacking(common.StackingConfig().mode(common_models.StackingMode.NORMAL).group("A"))
+    if threshold is not None:
+        panel.thresholds(_thresholds([(None, BLUE), (threshold, ORANGE)]))
+        line = common_models.GraphThresholdsStyleMode.DASHED
+        panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(line))
+    if band:
+        _draw_band(panel, band)
+    return _finish(panel, title, description, queries, unit, empty, width, height, links)
+
+
+def bars(
+    title: str,
+    description: str,
+    queries: Sequence[Query],
+    *,
+    unit: str,
+    width: int,
+    height: int = 8,
+    empty: str,
+    high: float | None = None,
+    links: Sequence[tuple[str, str]] = (),
+) -> Tile:
+    """One bar a series, each with its value written beside it."""
+    panel = (
+        bargauge.Panel()
+        .orientation(common_models.VizOrientation.HORIZONTAL)
+        .display_mode(common_models.BarGaugeDisplayMode.BASIC)
+        .value_mode(common_models.BarGaugeValueMode.TEXT)
+        .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
+        .color_scheme(dashboard.FieldColor().mode(models.FieldColorModeId.FIXED).fixed_color(BLUE))
+        .min(0)
+    )
+    if high is not None:
+        panel.max(high)
+    return _finish(panel, title, description, queries, unit, empty, width, height, links)
+
+
+def grid(
+    title: str,
+    description: str,
+    queries: Sequence[Query],
+    *,
+    unit: str,
+    columns: Mapping[str, str],
+    width: int,
+    height: int = 8,
+    empty: str,
+    units: Mapping[str, str] | None = None,
+    sort: str | None = None,
+    links: Sequence[tuple[str, str]] = (),
+) -> Tile:
+    """A table that joins instant queries on their labels: one row a label set, one column a query.
+
+    Args:
+        columns: what to show and in which order, by label as Prometheus names it or `Value #A` for the first query,
+            to the heading; all else is hidden.
+        units: of single columns, by heading.
+        sort: heading to sort by, largest first; a leading `-` sorts smallest first.
+    """
+    shown = {"indexByName": {name: i for i, name in enumerate(columns)}, "renameByName": dict(columns)}
+    panel = (
+        table.Panel()
+        .transformations(
+            [
+                models.DataTransformerConfig(id_val="merge", options={}),
+                models.DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": [*columns]}}),
+                models.DataTransformerConfig(id_val="organize", options={"excludeByName": {}, **shown}),
+            ]
+        )
+        .show_header(True)
+    )
+    if sort:
+        heading = sort.removeprefix("-")
+        panel.sort_by([common.TableSortByFieldState().display_name(heading).desc(not sort.startswith("-"))])
+    for heading, own in (units or {}).items():
+        panel.override_by_name(heading, [models.DynamicConfigValue(id_val="unit", value=own)])
+    tabled = [Query(q.expr, q.legend, instant=True, tempo=q.tempo) for q in queries]
+    return _finish(panel, title, description, tabled, unit, empty, width, height, links, tabled=True)
+
+
+def heat(title: str, description: str, query: Query, *, width: int, height: int = 8, empty: str) -> Tile:
+    """A histogram over time, from its buckets."""
+    panel = heatmap.Panel().calculate(False).show_legend()
+    return _finish(panel, title, description, [query], "short", empty, width, height, (), heat=True)
+
+
+def traces(
+    title: str, description: str, query: str, *, width: int, height: int = 10, empty: str, limit: int = 50
+) -> Tile:
+    """Spans that match a TraceQL query, each a click from its trace in Tempo and in MLflow."""
+    target = (
+        tempo.Dataquery()
+        .query(query)
+        .query_type("traceql")
+        .table_type(SearchTableType.SPANS)
+        .limit(limit)
+        .ref_id("A")
+        .datasource(TEMPO)
+    )
+    panel = table.Panel().show_header(True).targets([target]).datasource(TEMPO).unit("short").no_value(empty)
+    panel.data_links([_link("Open the trace in MLflow", IN_MLFLOW)])
+    return Tile(panel.title(title).description(description), width, height)
+
+
+def note(title: str, description: str, content: str, *, width: int, height: int = 4) -> Tile:
+    """Words on the board itself."""
+    panel = text.Panel().mode(TextMode.MARKDOWN).content(content)
+    return Tile(panel.title(title).description(description), width, height)
+
+
+def _finish(
+    panel: Any,
+    title: str,
+    description: str,
+    queries: Sequence[Query],
+    unit: str,
+    empty: str,
+    width: int,
+    height: int,
+    links: Sequence[tuple[str, str]],
+    *,
+    tabled: bool = False,
+    heat: bool = False,
+) -> Tile:
+    """What every panel has."""
+    targets = [_target(query, chr(ord("A") + i), tabled, heat) for i, query in enumerate(queries)]
+    source = TEMPO if all(query.tempo for query in queries) else PROMETHEUS
+    panel.title(title).description(description).targets(targets).datasource(source)
+    if not heat:
+        panel.unit(unit).no_value(empty)
+    if links:
+        panel.data_links([_link(name, url) for name, url in links])
+    return Tile(panel, width, height)
+
+
+def _target(query: Query, ref: str, tabled: bool, heat: bool) -> Any:
+    if query.tempo:
+        return tempo.Dataquery().query(query.expr).query_type("traceql").ref_id(ref).datasource(TEMPO)
+    target = prometheus.Dataquery().expr(query.expr).ref_id(ref).datasource(PROMETHEUS)
+    target.legend_format(query.legend or "__auto")
+    if query.instant:
+        target.instant()
+    else:
+        target.range()
+    if query.exemplars:
+        target.exemplar(True)
+    if tabled:
+        target.format(PromQueryFormat.TABLE)
+    if heat:
+        target.format(PromQueryFormat.HEATMAP)
+    return target
+
+
+def _draw_band(panel: Any, band: Band) -> None:
+    value = models.DynamicConfigValue
+    thin = value(id_val="custom.lineWidth", value=0)
+    grey = value(id_val="color", value={"mode": "fixed", "fixedColor": "#8e8e8e"})
+    panel.override_by_name(band.low, [thin, grey])
+    fill = [value(id_val="custom.fillBelowTo", value=band.low), value(id_val="custom.fillOpacity", value=25)]
+    panel.override_by_name(band.high, [thin, grey, *fill])
+
+
+def _thresholds(steps: Sequence[tuple[float | None, str]]) -> Any:
+    made = [models.Threshold(value=start, color=colour) for start, colour in steps]
+    return dashboard.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(made)
+
+
+def _words(words: Mapping[str, str]) -> Any:
+    made = {value: models.ValueMappingResult(text=word, index=i) for i, (value, word) in enumerate(words.items())}
+    return models.ValueMap(options=made)
+
+
+def _link(title: str, url: str) -> Any:
+    return dashboard.DashboardLink(title).url(url).target_blank(True)
