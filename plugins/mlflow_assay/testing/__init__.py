@@ -7,6 +7,8 @@ score(MlflowSource("support"), judges)
 class TestMySink(SinkConformance):
 def make(self, tmp_path):
 return MySink(tmp_path / "out")
+
+The classes for bridge sinks need pytest: `mlflow_assay.testing.bridge_conformance`.
 """
 
 from mlflow_assay.testing.conformance import (
@@ -18,10 +20,13 @@ from mlflow_assay.testing.conformance import (
     sample_trace,
 )
 from mlflow_assay.testing.fakes import ListSource, MemorySink
+from mlflow_assay.testing.far_end import FarEnd, FarEndRequest
 from mlflow_assay.testing.judge_server import FakeJudgeServer, JudgeRequest, Reply, answer
 
 __all__ = [
     "FakeJudgeServer",
+    "FarEnd",
+    "FarEndRequest",
     "ImporterConformance",
     "JudgeConformance",
     "JudgeRequest",
