@@ -1,0 +1,55 @@
+"""Ports nobody else takes: a block of them, held by a lock file for the life of the process.
+
+Asking the kernel for a free port and handing the number to a server leaves a gap in which another process can take
+it. Blocks below the ephemeral range, one lock file each, close the gap between our own processes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import tempfile
+from pathlib import Path
+
+FIRST, SIZE, BLOCKS = 20_000, 32, 350  # 20000 to 31199; Linux hands out ephemeral ports from 32768
+
+
+def _bindable(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+class Ports:
+    """A block of loopback ports; `next()` gives one after the other."""
+
+    def __init__(self) -> None:
+        folder = Path(tempfile.gettempdir()) / f"mlflow-assay-ports-{os.getuid()}"
+        folder.mkdir(exist_ok=True)
+        for block in range(BLOCKS):
+            lock = (folder / str(block)).open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                continue
+            self._lock = lock
+            self._left = iter(range(FIRST + block * SIZE, FIRST + (block + 1) * SIZE))
+            return
+        raise RuntimeError(f"all {BLOCKS} blocks of ports in {folder} are in use")
+
+    def next(self) -> int:
+        """The next port of the block that can be bound."""
+        for port in self._left:
+            if _bindable(port):
+                return port
+        raise RuntimeError("the block of ports is used up")
+
+    def release(self) -> None:
+        """Gives the block back."""
+        self._lock.close()
