@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mlflow.entities import Feedback, TraceInfo
 
-__all__ = ["VERSIONS", "add_assessments", "assessment_ids", "open_store", "trace_infos"]
+__all__ = [
+    "VERSIONS",
+    "add_assessments",
+    "assessment_ids",
+    "open_store",
+    "span_rows",
+    "trace_infos",
+    "updated_assessments",
+]
 
 VERSIONS = ((3, 17), (3, 18))
 _CHUNK = 500  # SQLite takes at most 999 variables in older builds
@@ -96,6 +104,53 @@ def add_assessments(store: Any, batch: Sequence[Feedback]) -> list[str]:
             old.update({"valid": False}, synchronize_session=False)
         session.add_all(rows)
     return []
+
+
+def updated_assessments(
+    store: Any, experiment_id: str, since_ms: int, after: tuple[int, str], limit: int
+) -> list[tuple[int, str, str, bool]]:
+    """Assessments of an experiment last changed at or after a time, oldest change first.
+
+    Args:
+        since_ms: by MLflow's own stamp.
+        after: (time, assessment id) of the last one of the page before; (0, "") for the first page.
+        limit: at most so many.
+
+    Returns:
+        (time of the last change, assessment id, trace id, valid) each.
+    """
+    from mlflow.store.tracking.dbmodels.models import SqlAssessments as Row
+    from mlflow.store.tracking.dbmodels.models import SqlTraceInfo
+    from sqlalchemy import and_, or_
+
+    moment, last = after
+    later = or_(
+        Row.last_updated_timestamp > moment,
+        and_(Row.last_updated_timestamp == moment, Row.assessment_id > last),
+    )
+    with store.ManagedSessionMaker() as session:
+        rows = (
+            session.query(Row.last_updated_timestamp, Row.assessment_id, Row.trace_id, Row.valid)
+            .join(SqlTraceInfo, SqlTraceInfo.request_id == Row.trace_id)
+            .filter(SqlTraceInfo.experiment_id == int(experiment_id))
+            .filter(Row.last_updated_timestamp >= since_ms, later)
+            .order_by(Row.last_updated_timestamp, Row.assessment_id)
+            .limit(limit)
+        )
+        return [(int(row[0]), str(row[1]), str(row[2]), bool(row[3])) for row in rows]
+
+
+def span_rows(store: Any, trace_ids: Sequence[str]) -> list[tuple[str, str, str | None, str, str | None, str | None]]:
+    """(trace id, span id, parent's id, name, type, model) of these traces' spans by start, without their content."""
+    from mlflow.store.tracking.dbmodels.models import SqlSpan as Row
+
+    found: list[tuple[str, str, str | None, str, str | None, str | None]] = []
+    columns = (Row.trace_id, Row.span_id, Row.parent_span_id, Row.name, Row.type, Row.model_name)
+    with store.ManagedSessionMaker() as session:
+        for chunk in _chunks(trace_ids):
+            rows = session.query(*columns).filter(Row.trace_id.in_(chunk)).order_by(Row.start_time_unix_nano)
+            found += [(str(r[0]), str(r[1]), r[2], str(r[3] or ""), r[4], r[5]) for r in rows]
+    return found
 
 
 def _chunks(ids: Sequence[str]) -> Iterator[list[str]]:

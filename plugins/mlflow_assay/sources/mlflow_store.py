@@ -24,7 +24,9 @@ __all__ = [
     "MlflowSource",
     "assessments_on",
     "find_experiment",
+    "infos_of",
     "load_ids",
+    "load_present",
     "missing_assessments",
     "parse_since",
     "reach",
@@ -218,7 +220,7 @@ def load_ids(trace_ids: Sequence[str]) -> list[Trace]:
     loaded = {t.info.trace_id: t for t in _batch(trace_ids)}
     absent = [i for i in trace_ids if i not in loaded]
     try:
-        infos = _infos(absent) if absent else []
+        infos = infos_of(absent) if absent else []
     except MlflowException as error:
         raise StoreError(f"MLflow could not load traces: {error.message}") from error
     loaded |= {t.info.trace_id: t for t in bare(infos)}
@@ -227,12 +229,21 @@ def load_ids(trace_ids: Sequence[str]) -> list[Trace]:
     return [loaded[i] for i in trace_ids]
 
 
+def load_present(trace_ids: Sequence[str]) -> list[Trace]:
+    """Those of the traces that can be loaded with their spans, in no particular order.
+
+    Raises:
+        StoreError: MLflow cannot be read.
+    """
+    return _batch(trace_ids)
+
+
 def assessments_on(trace_ids: Iterable[str]) -> dict[str, Assessment]:
     """All assessments on these traces by their ids, read back from the store."""
     wanted = list(trace_ids)
     found: dict[str, Assessment] = {}
     for start in range(0, len(wanted), _PAGE):
-        for info in _infos(wanted[start : start + _PAGE]):
+        for info in infos_of(wanted[start : start + _PAGE]):
             found |= {str(a.assessment_id): a for a in info.assessments or []}
     return found
 
@@ -246,7 +257,8 @@ def missing_assessments(written: Sequence[tuple[str, str]]) -> list[tuple[str, s
     return [pair for pair in written if pair[1] not in present]
 
 
-def _infos(trace_ids: Sequence[str]) -> list[TraceInfo]:
+def infos_of(trace_ids: Sequence[str]) -> list[TraceInfo]:
+    """Trace infos by id with their assessments; ids that MLflow does not hold are absent."""
     from mlflow.exceptions import MlflowNotImplementedException
     from mlflow.tracing.client import TracingClient
 
