@@ -18,6 +18,7 @@ PURPOSE = {
     "judges": "judges in Python, and libraries of them",
     "importers": "recorded runs to traces",
     "label_sources": "where people's labels come from",
+    "optimizers": "how an agent's prompts are made better",
     "aligners": "how a judge is brought nearer to the experts",
     "sources": "where traces come from",
     "sinks": "where verdicts go",

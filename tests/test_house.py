@@ -62,7 +62,7 @@ def test_every_error_is_in_one_tree_and_drawn_in_its_docstring():
 # --- layers ---------------------------------------------------------------------------------------------
 
 # Who may import what of the package: a folder's modules see the seams, their own folder, and what is named here.
-SEAMS = {"contracts", "errors", "semconv", "registry", "shipped", "sqlstore", "redaction"}
+SEAMS = {"contracts", "errors", "semconv", "registry", "shipped", "sqlstore", "redaction", "sampling"}
 MAY = {
     "alignment": {"trust", "judges", "engine", "labels.verdicts", "sinks.mlflow_assessments", "sources.mlflow_store"},
     "sinks": set(),
@@ -71,6 +71,8 @@ MAY = {
     "judges": {"trust", "engine.judging", "engine.chat", "engine.limits", "engine.prices", "testing"},
     "engine": {"judges.fields", "judges.mlflow_endpoint", "sinks.mlflow_assessments"},
     "trust": set(),
+    "telemetry": {"engine.prices"},  # what a model call cost
+    "inbound": set(),
     # One split for all that is proven on held-out rows; verdicts and people's labels are read in one place.
     "datasets": {
         "alignment.split",
@@ -81,6 +83,8 @@ MAY = {
         "trust.sampling",
         "sources.mlflow_store",
     },
+    # A prompt is proven as a judge is: asked through one door, split by group, tested on held-out rows.
+    "optimizers": {"trust", "judges", "engine", "alignment.verdicts", "datasets"},
     "labels": {"trust", "judges.fields", "sources.mlflow_store"},  # a draw reads and notes in one place
     "report": {"trust", "labels", "judges.catalogue", "judges.definition", "judges.fields", "sources.mlflow_store"},
     "demo": {"trust", "judges", "sources.mlflow_store", "pipeline", "report", "engine.report"},

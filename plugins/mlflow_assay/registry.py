@@ -14,6 +14,7 @@ package. Groups are named `mlflow_assay.<kind>`; the kinds and what their entry 
     dashboards      a callable returning a `dashboards.board.Board`
     bridge_sinks   a `contracts.BridgeSink` class
     aligners       a class of MLflow's `AlignmentOptimizer` (ours: `alignment.aligner.Aligner`)
+    optimizers     a class of MLflow's `BasePromptOptimizer` (ours: `optimizers.optimizer.PromptOptimizer`)
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ KINDS = (
     "label_sources",
     "bridge_sinks",
     "aligners",
+    "optimizers",
     "dataset_stores",
     "dataset_formats",
     "dashboards",

@@ -101,10 +101,17 @@ class Asker:
         max_calls: model calls that may be made in all; None is no limit.
         cache: verdicts already paid for; None asks anew.
         concurrency: calls in flight.
+        budget: one shared with others, in place of `max_calls`.
     """
 
-    def __init__(self, max_calls: int | None = None, cache: VerdictCache | None = None, concurrency: int = 16) -> None:
-        self._budget = Budget(max_calls=max_calls)
+    def __init__(
+        self,
+        max_calls: int | None = None,
+        cache: VerdictCache | None = None,
+        concurrency: int = 16,
+        budget: Budget | None = None,
+    ) -> None:
+        self._budget = budget or Budget(max_calls=max_calls)
         self._max, self._cache, self._concurrency = max_calls, cache, concurrency
         self._elsewhere = 0
 

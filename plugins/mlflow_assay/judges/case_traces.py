@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mlflow.entities import (
@@ -23,7 +23,7 @@ from mlflow.tracing.constant import SpanAttributeKey, TraceMetadataKey
 
 from mlflow_assay.judges.definition import Case, CaseSpan, CaseTurn
 
-__all__ = ["session_of", "trace_of"]
+__all__ = ["expectation", "plain_trace", "session_of", "trace_of"]
 
 _START_NS = 1_767_225_600_000_000_000  # 2026-01-01T00:00:00Z: cases have no time of their own
 _TURN_NS = 60_000_000_000
@@ -42,6 +42,18 @@ def trace_of(case: Case, name: str) -> Trace:
 def session_of(case: Case, name: str) -> tuple[Trace, ...]:
     """The traces of the case's session, oldest first; empty when the case has no turns."""
     return tuple(_trace(case, turn, name, n) for n, turn in enumerate(case.turns))
+
+
+def plain_trace(name: str, inputs: Any, outputs: Any, expectations: Mapping[str, Any]) -> Trace:
+    """A trace of one span with these inputs and outputs: an answer that was not recorded as a trace.
+
+    Args:
+        name: distinguishes traces; equal names give equal ids.
+        inputs, outputs: of the root span.
+        expectations: expected values by name.
+    """
+    case = Case(name=name, kind="good", expect=True, inputs=inputs, outputs=outputs, expectations=dict(expectations))
+    return trace_of(case, name)
 
 
 def _trace(case: Case, turn: CaseTurn, name: str, number: int) -> Trace:
@@ -110,7 +122,7 @@ def _info(
         execution_duration=_duration_ms(spans),
         trace_metadata={**metadata, **_summed(recorded)},
         tags=dict(case.tags),
-        assessments=[_expectation(key, value, trace_id) for key, value in case.expectations.items()],
+        assessments=[expectation(key, value, trace_id) for key, value in case.expectations.items()],
     )
 
 
@@ -132,6 +144,7 @@ def _summed(recorded: Sequence[CaseSpan]) -> dict[str, str]:
     return found
 
 
-def _expectation(name: str, value: Any, trace_id: str) -> Expectation:
+def expectation(name: str, value: Any, trace_id: str) -> Expectation:
+    """An expected value of a trace."""
     source = AssessmentSource(source_type=AssessmentSourceType.HUMAN, source_id="case")
     return Expectation(name=name, value=value, source=source, trace_id=trace_id, create_time_ms=_START_NS // 1_000_000)
