@@ -1,8 +1,8 @@
 """Assessments as Datadog (LLM Observability) evaluations, API eval-metric v2. Entry point `datadog`.
 
 Joined to the span that OpenTelemetry brought there: decimal ids and the tag `source:otel`, on which Datadog waits for
-the span's conversion. Key and site come from `DD_API_KEY` and `DD_SITE`; the key is never logged. `DD_LLMOBS_URL`
-(or the option `url`) sends elsewhere, as to an Agent's `/evp_proxy/v2`.
+the span's conversion. Key and site come from `DD_API_KEY` and `DD_SITE`; the key is never logged. The option `url`
+(or `DD_LLMOBS_OVERRIDE_ORIGIN`) sends elsewhere, as to an Agent's `/evp_proxy/v2`.
 
 Datadog does not say how evaluations sent twice are shown and offers nothing to take one back: a deletion is an
 evaluation of its type `categorical`, value `deleted`, under the same label, tagged `assay_change:deleted`.
@@ -10,6 +10,7 @@ evaluation of its type `categorical`, value `deleted`, under the same label, tag
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -34,7 +35,7 @@ class DatadogSink:
     Args:
         api_key: None takes `DD_API_KEY`. May be left out where `url` is given (an Agent adds its own).
         site: None takes `DD_SITE`, or `datadoghq.com`.
-        url: base URL in place of `https://api.<site>`; None takes `DD_LLMOBS_URL`.
+        url: base URL in place of `https://api.<site>`; None takes `DD_LLMOBS_OVERRIDE_ORIGIN`.
         ml_app: the application's name there; None takes each run's service name, else `DD_LLMOBS_ML_APP`.
         timeout_s: seconds a request may take.
 
@@ -52,7 +53,7 @@ class DatadogSink:
         ml_app: str | None = None,
         timeout_s: float | str = 15.0,
     ) -> None:
-        key, base = api_key or os.environ.get("DD_API_KEY"), url or os.environ.get("DD_LLMOBS_URL")
+        key, base = api_key or os.environ.get("DD_API_KEY"), url or os.environ.get("DD_LLMOBS_OVERRIDE_ORIGIN")
         if not key and not base:
             raise ConfigError("The sink 'datadog' has no API key.", fix="Set DD_API_KEY, and DD_SITE for your region.")
         site = site or os.environ.get("DD_SITE") or "datadoghq.com"
@@ -141,7 +142,7 @@ def _typed(revision: AssessmentRevision) -> tuple[str, Any]:
         return "categorical", f"unscored:{revision.reason or 'unknown'}"
     if isinstance(value, bool):
         return "boolean", value
-    if isinstance(value, int | float):
+    if isinstance(value, int | float) and math.isfinite(value):
         return "score", value
     if isinstance(value, Mapping):
         return "json", dict(value)

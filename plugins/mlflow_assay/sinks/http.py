@@ -7,6 +7,7 @@ revision is refused: that one is rejected. Everything else may pass (overload, o
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,6 +86,8 @@ class Client:
         """One request (`data`, `json`, `params`, `headers` as in requests); never raises for the far end's faults."""
         import requests
 
+        if "json" in content:
+            content["json"] = _finite(content["json"])
         try:
             answer = self._session.request(method, url, timeout=self._timeout, allow_redirects=False, **content)
         except requests.RequestException as error:
@@ -103,6 +106,15 @@ class Client:
     def close(self) -> None:
         """Let go of the connection."""
         self._session.close()
+
+
+def _finite(value: Any) -> Any:
+    """The value with infinities and not-a-numbers, which JSON has none of, as text."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _unchanged(request: Any) -> Any:

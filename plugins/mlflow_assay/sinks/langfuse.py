@@ -7,6 +7,7 @@ over OTLP, with the same trace id; the score may come first.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -81,7 +82,7 @@ def _score(revision: AssessmentRevision) -> dict[str, Any] | None:
         return None
     if isinstance(value, bool):
         typed = {"dataType": "BOOLEAN", "value": int(value)}
-    elif isinstance(value, int | float):
+    elif isinstance(value, int | float) and math.isfinite(value):
         typed = {"dataType": "NUMERIC", "value": value}
     else:
         typed = {"dataType": "CATEGORICAL", "value": str(value)}

@@ -15,6 +15,7 @@ A restarted worker is a new `service.instance.id` whose counters begin at 0: sum
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
@@ -154,7 +155,7 @@ def _measures(revision: AssessmentRevision) -> Iterator[tuple[str, Mapping[str, 
     outcome = revision.outcome.value if revision.outcome else semconv.UNKNOWN
     yield semconv.M_VERDICTS, {**labels, semconv.OUTCOME: outcome, semconv.CHANGE: revision.change}, 1
     if revision.kind == "feedback" and revision.revision == 1 and revision.change == _CREATED:
-        if revision.score is not None:
+        if revision.score is not None and math.isfinite(revision.score):
             yield semconv.M_SCORE, labels, float(revision.score)
         if revision.outcome is Outcome.UNSCORED:
             yield semconv.M_UNSCORED, {**labels, semconv.UNSCORED_REASON: revision.reason}, 1
