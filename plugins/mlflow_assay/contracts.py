@@ -10,6 +10,7 @@ Heavy imports stay out of this module: importing it does not import MLflow.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -300,7 +301,8 @@ class JudgeContract:
             field of `judges.fields`; for a session, in at least one of its traces.
         kind: `instructions`, `code`, `local`, `mlflow`, or the library's name.
         calls_llm: whether a verdict costs model calls.
-        llm_calls: how many, in words or a number; empty where it is one, or none.
+        llm_calls: how many: a number or a sum such as `1 + 2 per exchange`, then what else may be, after a comma;
+            empty where it is one, or none.
         embeddings: whether it needs an embedding model.
         origin: where the judge comes from (package or file), for the catalogue.
         notes: for the catalogue, for example which MLflow judge is wrapped.
@@ -320,6 +322,14 @@ class JudgeContract:
     learnt_from: tuple[str, ...] = ()
     llm_calls: str = ""
     embeddings: bool = False
+
+    @property
+    def least_calls(self) -> int:
+        """Model calls a verdict takes at the least, by `llm_calls`: `1 + 2 per exchange` is 3. 0 without a model."""
+        if not self.calls_llm:
+            return 0
+        declared = re.findall(r"\d+", self.llm_calls.partition(",")[0])
+        return max(1, sum(int(number) for number in declared))
 
 
 @dataclass(frozen=True)

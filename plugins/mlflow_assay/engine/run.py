@@ -316,8 +316,10 @@ class LocalEngine:
         last = self._typical.get(job.bound.digest)
         made = max(_GUESSED_TOKENS, last.output_tokens if last else 0)
         calls = 1
-        if job.chat is None and last is not None:  # a library's metric may ask several times
-            calls, given = max(1, last.calls), max(given, last.input_tokens)
+        if job.chat is None:  # a library's metric may ask several times
+            calls = max(job.bound.contract.least_calls, last.calls if last else 1)
+            given = max(calls * given, last.input_tokens if last else 0)
+            made = max(calls * _GUESSED_TOKENS, made)
         price = price_for(job.bound.model)
         return Spend(calls, given, made, cost(price, given, made) if price else 0.0)
 

@@ -266,9 +266,11 @@ class Catalogue:
         if texts:
             raise ConfigError(f"The judge {entry.name!r} has no variables to set.", found=sorted(texts))
         definition = entry.definition
-        chosen = _choose_model(definition, model) if entry.contract.calls_llm else None
         params = dict(definition.with_) if definition else {}
         library = self._library(entry.library)
+        asks = getattr(library, "asks_model", None)  # some ask one with certain parameters only
+        calls_llm = bool(asks(entry.member, params)) if asks is not None else entry.contract.calls_llm
+        chosen = _choose_model(definition, model) if calls_llm else None
         scorer = library.build(entry.member, _beside(params, library, entry.path), chosen)
         scorer.name = entry.contract.name
         facts = {
@@ -281,6 +283,7 @@ class Catalogue:
         taught = sorted({*entry.contract.learnt_from, *getattr(scorer, "trained_on", ())})
         needs = getattr(scorer, "needs", entry.contract.needs)
         contract = replace(entry.contract, learnt_from=tuple(taught), needs=_together(definition, needs))
+        contract = replace(contract, calls_llm=calls_llm)
         if isinstance(scorer, DeclaringScorer):
             if fields:
                 raise ConfigError(

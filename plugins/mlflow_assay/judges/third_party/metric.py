@@ -58,7 +58,7 @@ class Metric:
         purpose: the question it answers.
         reads: fields of the sample without which it is unscored before anything is called (`SampleFields`); in a
             session, `retrieved` and `tools_called` ask for them in at least one of its traces.
-        calls: how many model calls a verdict takes, in words or a number; "0" for none.
+        calls: how many model calls a verdict takes: a number, or a sum such as `1 + 2 per exchange`; "0" for none.
         value: scale, direction and default threshold.
         scope: one verdict a trace or a session.
         embeddings: whether an embedding model is needed.
@@ -81,7 +81,7 @@ class Metric:
     @property
     def calls_llm(self) -> bool:
         """Whether it calls a model."""
-        return self.calls != "0"
+        return not self.calls.startswith("0")
 
     def contract(self, library: str, origin: str) -> JudgeContract:
         """The judge contract this metric comes to."""
@@ -139,6 +139,10 @@ class MetricLibrary(ABC):
         """The fields a metric reads with these parameters; most read the same with any."""
         return metric.reads
 
+    def asks_model(self, name: str, params: Mapping[str, Any]) -> bool:
+        """Whether a metric asks a model with these parameters."""
+        return self._metric(name).calls_llm
+
     def contracts(self) -> Iterable[JudgeContract]:
         """One contract a metric, from the table: the library itself is not imported."""
         for metric in self.metrics.values():
@@ -162,14 +166,15 @@ class MetricLibrary(ABC):
                 f"The judge {self.name}/{name} needs the parameter {lacking[0]!r}.",
                 fix=f"Set it in a YAML definition: `uses: {self.name}/{name}` and `with:`.",
             )
-        if metric.calls_llm and model is None:
+        asks = self.asks_model(name, given)
+        if asks and model is None:
             raise ConfigError(f"The judge {self.name}/{name} needs a judge model.", fix="Give one with --model.")
         self.imported()
         from mlflow_assay.judges.third_party.scorer import LibraryJudge
 
         measure = self.measure(metric, given)
         needs = fields.needs(self.reads(metric, given))
-        return LibraryJudge(self, metric, measure, fields, needs, model if metric.calls_llm else None)
+        return LibraryJudge(self, metric, measure, fields, needs, model if asks else None)
 
     def imported(self) -> Any:
         """The wrapped library.

@@ -14,7 +14,9 @@ Every field has a default place and may be read from another one, named as in `j
     tools_available   tools offered to the model             tools_available
     scenario, expected_outcome, chatbot_role                 expectations of these names; never needed
     turns             the session's turns                    session
+    spans             the trace's spans                      spans
 
+A place `text:…` is that text itself, for what is the same for all traces (`chatbot_role: "text:a billing agent"`).
 An expectation is read by one name, never all of them together. A request of several messages is shown as a
 transcript. A session's turns are its traces' requests and answers, each answer with the tools called and passages
 retrieved in its trace; a trace that holds a whole conversation (root outputs with `messages`) gives its turns.
@@ -52,6 +54,7 @@ _DEFAULTS: dict[str, tuple[str, str]] = {
     "chatbot_role": ("expectation:chatbot_role", "expectations.chatbot_role"),
 }
 _TURNS = "session"
+_TEXT = "text:"
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,8 @@ class SampleFields:
                 raise ConfigError(f"A sample has no field {name!r}.", valid=sorted(_DEFAULTS))
             if not isinstance(place, str):
                 raise ConfigError(f"The place of the field {name!r} is a text.", found=repr(place))
-            trace_fields.check(place)
+            if not place.startswith(_TEXT):
+                trace_fields.check(place)
         self.overrides = dict(overrides or {})
 
     def place(self, name: str) -> str:
@@ -136,8 +140,8 @@ class SampleFields:
     def needs(self, reads: Iterable[str]) -> tuple[str, ...]:
         """The words for `JudgeContract.needs`: what must be there before anything is called.
 
-        A field read from another place is needed from there; from an optional one (`…?`) it is not needed. What is no
-        field of a sample is such a word already (`expectations.<key>`).
+        A field read from another place is needed from there; from an optional one (`…?`) or a text it is not. What is
+        no field of a sample is such a word already (`expectations.<key>`).
         """
         words = []
         for name in reads:
@@ -147,7 +151,7 @@ class SampleFields:
                 words.append(name)
             elif name not in self.overrides:
                 words.append(_DEFAULTS[name][1])
-            elif not self.overrides[name].endswith("?"):
+            elif not self.overrides[name].endswith("?") and not self.overrides[name].startswith(_TEXT):
                 words.append(self.overrides[name])
         return tuple(dict.fromkeys(words))
 
@@ -203,6 +207,8 @@ class _Reader:
     def value(self, name: str) -> Any:
         """A field as it is recorded, or None."""
         place = self._where.place(name)
+        if place.startswith(_TEXT):
+            return place.removeprefix(_TEXT)
         if place in self._given and self._given[place] is not None:
             return self._given[place]
         if place.startswith("expectation:") and self.expectations.get(place[12:].removesuffix("?")) is not None:
