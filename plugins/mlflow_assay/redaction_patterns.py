@@ -63,7 +63,7 @@ def pattern_kind(name: str, pattern: re.Pattern[str], near: str = "") -> Kind:
 
 # --- e-mail and network addresses ---------------------------------------------------------------------------
 # The look-behind lets a search start only at the first character of a run, which keeps it linear.
-_EMAIL = re.compile(r"(?<![\w.+%'-])[\w.+%'-]+(?:@|%40)(?:[\w-]+\.)+[^\W\d_]{2,}")
+_EMAIL = re.compile(r"(?<![\w.+%'-])[.+%'-]*(?P<value>\w[\w.+%'-]*(?:@|%40)(?:[\w-]+\.)+[^\W\d_]{2,})")
 _OCTET = r"(?:25[0-5]|2[0-4]\d|1?\d?\d)"
 _IP = re.compile(
     rf"(?<![\w.])(?:{_OCTET}\.){{3}}{_OCTET}(?![\w.]*\d)"

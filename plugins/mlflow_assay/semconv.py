@@ -37,6 +37,7 @@ GEN_AI_TOOL_RESULT: Final = "gen_ai.tool.call.result"
 GEN_AI_TOKEN_TYPE: Final = "gen_ai.token.type"  # noqa: S105 - input or output
 GEN_AI_RESPONSE_ID: Final = "gen_ai.response.id"
 ERROR_TYPE: Final = "error.type"
+USER_HASH: Final = "user.hash"  # of the end user: keyed, so that it cannot be guessed back
 SERVICE_NAME: Final = "service.name"
 SERVICE_INSTANCE: Final = "service.instance.id"
 ENVIRONMENT: Final = "deployment.environment.name"
@@ -107,6 +108,9 @@ TAG_TERMINATION: Final = "termination"  # why the recorded run ended, in the rec
 # --- ours: attributes of a span in an imported trace ---------------------------------------------------
 ACTOR: Final = "assay.actor"  # "customer" on what the customer said or did; absent on the agent's spans
 SAMPLING_KEEP: Final = "sampling.keep"  # true on the root span of a run chosen for judging: tail sampling keeps it
+COST: Final = "assay.cost_usd"  # of one model call, on its span
+TRACE_COST: Final = "assay.trace.cost_usd"  # of all calls of a run whose price is known, on its root span
+REDACTED: Final = "assay.redacted"  # how many values were masked in a span; absent where none
 
 # --- ours: the verdict span `evaluation <judge>` (the standard has none yet) ------------------------------
 OPERATION_EVALUATION: Final = "evaluation"  # value of gen_ai.operation.name
