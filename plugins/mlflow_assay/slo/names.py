@@ -9,6 +9,7 @@ from mlflow_assay.semconv import EVALUATION_NAME, EXPERIMENT_ID, GEN_AI_AGENT, W
 __all__ = [
     "RECORDED",
     "SLO",
+    "S_BAD",
     "S_BUDGET",
     "S_BUDGET_HIGH",
     "S_BUDGET_LOW",
@@ -16,6 +17,8 @@ __all__ = [
     "S_BURN_LOW",
     "S_OBJECTIVE",
     "S_SAMPLE",
+    "S_SHIFT",
+    "S_SHIFT_VARIANCE",
 ]
 
 SLO: Final = "slo"  # label: the objective's name
@@ -27,6 +30,9 @@ S_BUDGET_HIGH: Final = "assay:slo:budget_remaining_high"
 S_BURN: Final = "assay:slo:burn_rate"
 S_BURN_LOW: Final = "assay:slo:burn_rate_low"
 S_SAMPLE: Final = "assay:slo:sample"
+S_BAD: Final = "assay:slo:bad"
+S_SHIFT: Final = "assay:slo:shift"
+S_SHIFT_VARIANCE: Final = "assay:slo:shift_variance"
 
 _LABELS: Final = (SLO, EVALUATION_NAME, GEN_AI_AGENT, EXPERIMENT_ID)
 _WINDOWED: Final = (*_LABELS, WINDOW)
@@ -40,6 +46,9 @@ RECORDED: Final[dict[str, Metric]] = {
         Metric(S_BUDGET_HIGH, "gauge", "{share}", _LABELS, "The same at the upper end of the KPI's interval."),
         Metric(S_BURN, "gauge", "1", _WINDOWED, "How many times faster than sustainable the budget is spent."),
         Metric(S_BURN_LOW, "gauge", "1", _WINDOWED, "The least burn rate the interval allows: what alerts look at."),
-        Metric(S_SAMPLE, "gauge", "{trace}", _WINDOWED, "Verdicts the burn rate rests on."),
+        Metric(S_SAMPLE, "gauge", "{trace}", _WINDOWED, "Events the burn rate rests on: scored verdicts, or runs."),
+        Metric(S_BAD, "gauge", "{trace}", _WINDOWED, "Of these, the bad ones, by the judge's own word."),
+        Metric(S_SHIFT, "gauge", "{share}", _LABELS, "What the KPI's correction adds to the share of bad ones."),
+        Metric(S_SHIFT_VARIANCE, "gauge", "{share}", _LABELS, "Variance of that shift."),
     )
 }
