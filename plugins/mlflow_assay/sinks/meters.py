@@ -11,7 +11,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay import semconv
@@ -21,7 +21,7 @@ from mlflow_assay.sinks.http import Reply, number
 if TYPE_CHECKING:
     from opentelemetry.context import Context
 
-__all__ = ["Bounds", "Meters", "Point", "gauges_message", "interval"]
+__all__ = ["Bounds", "Meters", "Point", "exposition", "gauges_message", "interval"]
 
 _logger = logging.getLogger(__name__)
 _DEFAULT_INTERVAL_S = 15.0  # Prometheus forgets a pushed series after 5 minutes, and rate() needs two points
@@ -95,6 +95,12 @@ class Meters:
         """Send everything as it stands now."""
         with self._lock:
             return self._client.post(self._book.message())
+
+    def text(self) -> str:
+        """Everything as it stands now, in Prometheus' text format 0.0.4."""
+        with self._lock:
+            message = self._book.message()
+        return exposition(message)
 
     def locked(self, work: Callable[[], Any]) -> Any:
         """Run something that no push may come between."""
@@ -245,3 +251,47 @@ def gauges_message(points: Iterable[tuple[str, Mapping[str, Any], float]]) -> by
     for name, labels, value in points:
         book.record(bounds.of(name, labels), value, None)
     return book.message()
+
+
+def exposition(message: bytes) -> str:
+    """An ExportMetricsServiceRequest of `semconv.METRICS` in Prometheus' text format 0.0.4.
+
+    Source: https://prometheus.io/docs/instrumenting/exposition_formats/
+    """
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+    request: Any = ExportMetricsServiceRequest.FromString(message)
+    families: dict[str, list[str]] = {}
+    for resource in request.resource_metrics:
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                lines = families.setdefault(metric.name, _head(semconv.METRICS[metric.name]))
+                for point in getattr(metric, metric.WhichOneof("data")).data_points:
+                    lines.extend(_lines(semconv.METRICS[metric.name], point))
+    return "".join(line + "\n" for lines in families.values() for line in lines)
+
+
+def _head(metric: semconv.Metric) -> list[str]:
+    name = semconv.prometheus_name(metric.name)
+    return [f"# HELP {name} {metric.help}", f"# TYPE {name} {metric.kind}"]
+
+
+def _lines(metric: semconv.Metric, point: Any) -> Iterator[str]:
+    labels = {semconv.prometheus_label(a.key): a.value.string_value for a in point.attributes}
+    if metric.kind != "histogram":
+        value = point.as_int if point.WhichOneof("value") == "as_int" else point.as_double
+        yield f"{semconv.prometheus_name(metric.name)}{_braced(labels)} {value}"
+        return
+    name, below = semconv.prometheus_name(metric.name, "bucket"), 0
+    bounds = [f"{bound:g}" for bound in point.explicit_bounds] + ["+Inf"]
+    for bound, count in zip(bounds, point.bucket_counts, strict=True):
+        below += count
+        yield f"{name}{_braced({**labels, 'le': bound})} {below}"
+    yield f"{semconv.prometheus_name(metric.name, 'sum')}{_braced(labels)} {point.sum}"
+    yield f"{semconv.prometheus_name(metric.name, 'count')}{_braced(labels)} {point.count}"
+
+
+def _braced(labels: Mapping[str, str]) -> str:
+    escapes = {"\\": "\\\\", '"': '\\"', "\n": "\\n"}
+    shown = {key: "".join(escapes.get(c, c) for c in value) for key, value in labels.items() if value}
+    return "{" + ",".join(f'{key}="{value}"' for key, value in shown.items()) + "}" if shown else ""
