@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mlflow_assay.contracts import DatasetStore
 from mlflow_assay.datasets.model import SPLITS, DatasetRow
+from mlflow_assay.datasets.store import open_store
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from dataset_servers import SERVERS
 
 
 @pytest.fixture
@@ -66,3 +75,32 @@ def rows() -> Callable[..., list[DatasetRow]]:
         ]
 
     return make
+
+
+@pytest.fixture(
+    scope="module", params=["file", "memory", *(pytest.param(s, marks=pytest.mark.integration) for s in SERVERS)]
+)
+def base_url(request, tmp_path_factory) -> Iterator[str]:
+    """The URL of an empty place in each kind of store there is; real servers are started for it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "file":
+        yield str(folder / "datasets")
+    elif request.param == "memory":
+        yield f"memory://{uuid.uuid4().hex}"
+    else:
+        with SERVERS[request.param](folder) as environment, pytest.MonkeyPatch.context() as patch:
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            yield f"{request.param}://tests/datasets"
+
+
+@pytest.fixture
+def url(base_url) -> str:
+    """A place of its own for each test."""
+    return f"{base_url}/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def kept(url) -> DatasetStore:
+    """An empty store."""
+    return open_store(url)

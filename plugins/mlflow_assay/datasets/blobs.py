@@ -78,8 +78,12 @@ class Blobs:
 
         return fs.LocalFileSystem() if self.scheme == "file" else fs.PyFileSystem(fs.FSSpecHandler(self._fs))
 
-    def names(self, folder: str) -> list[str]:
-        """Names of what lies in a folder, sorted; empty where there is no such folder."""
+    def names(self, folder: str, *, unfinished: bool = False) -> list[str]:
+        """Names of what lies in a folder, sorted; empty where there is no such folder.
+
+        Args:
+            unfinished: those a killed writer left half written instead, which are no files of the store.
+        """
         self._fs.invalidate_cache()
         try:
             found = self._fs.ls(self.path(folder) if folder else self._root, detail=False)
@@ -88,7 +92,7 @@ class Blobs:
         except Exception as error:
             raise self._unreachable(error) from error
         names = {str(path).rstrip("/").rsplit("/", 1)[-1] for path in found}
-        return sorted(n for n in names - {folder.rsplit("/", 1)[-1]} if not n.startswith("."))
+        return sorted(n for n in names - {folder.rsplit("/", 1)[-1]} if n.startswith(".") == unfinished)
 
     def read(self, path: str) -> bytes | None:
         """A file's bytes; None where there is no such file."""

@@ -319,10 +319,13 @@ class SnapshotStore:
         Returns:
             The removed files' paths.
         """
-        found = self._blobs.names(f"{name}/data")
-        held = {file.path for version in self.versions(name) for file in version.files}
+        found = [f"{name}/data/{file}" for file in self._blobs.names(f"{name}/data")]
+        held = {f"{name}/{file.path}" for version in self.versions(name) for file in version.files}
+        found = [path for path in found if path not in held]
+        for folder in ("data", "versions", "events"):
+            found += [f"{name}/{folder}/{file}" for file in self._blobs.names(f"{name}/{folder}", unfinished=True)]
         removed = []
-        for path in (f"{name}/data/{file}" for file in found if f"data/{file}" not in held):
+        for path in found:
             if time.time() - self._blobs.modified(path) > older_than_s:
                 self._blobs.remove(path)
                 removed.append(path)
