@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "traces": ("mlflow_assay.cli.traces:traces", "Import recorded agent runs as MLflow traces."),
     "judges": ("mlflow_assay.cli.judges:judges", "List, show, validate, test, train and register judges."),
     "score": ("mlflow_assay.cli.score:score", "Judge the traces of an experiment."),
+    "watch": ("mlflow_assay.cli.watch:watch", "Judge new traces and ship every assessment, for as long as it runs."),
+    "bridge": ("mlflow_assay.cli.bridge:bridge", "See what the bridge has shipped; reconcile, replay, dead letters."),
     "cache": ("mlflow_assay.cli.cache:cache", "Look at and prune the verdicts already paid for."),
     "agreement": ("mlflow_assay.cli.agreement:agreement", "Check a judge against people's labels."),
     "kpi": ("mlflow_assay.cli.kpi:kpi", "Give pass rates corrected for the judge's errors."),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow_assay.alignment.record import Outcome
     from mlflow_assay.alignment.report import AlignmentReport
 
-__all__ = ["align"]
+__all__ = ["align", "detectable", "read_options"]
 
 
 @click.command()
@@ -108,7 +108,7 @@ def align(
         optimizer=optimizer,
         label=label,
         label_source=label_source,
-        options=_read_options(options),
+        options=read_options(options),
         model=model_settings(model, base_url, timeout_s),
         texts=_texts(judge, settings),
         paths=paths,
@@ -154,7 +154,7 @@ def _texts(judge: str, settings: tuple[str, ...]) -> dict[str, str]:
     return found.get(judge, {})
 
 
-def _read_options(settings: tuple[str, ...]) -> dict[str, Any]:
+def read_options(settings: tuple[str, ...]) -> dict[str, Any]:
     """`KEY=VALUE` settings; a value that is JSON is read as such, and commas make a list."""
     found: dict[str, Any] = {}
     for setting in settings:
@@ -193,7 +193,7 @@ def _show_plan(todo: Plan, as_json: bool) -> None:
         "verdicts_standing": len(todo.known),
         "verdicts_to_ask": len(todo.to_ask),
         "calls_at_least": todo.calls,
-        "smallest_gain_shown": _detectable(len(parts["test"])),
+        "smallest_gain_shown": detectable(len(parts["test"])),
     }
     if as_json:
         click.echo(json.dumps(facts, indent=2))
@@ -206,7 +206,8 @@ def _show_plan(todo: Plan, as_json: bool) -> None:
     )
 
 
-def _detectable(n: int) -> float | None:
+def detectable(n: int) -> float | None:
+    """The smallest gain in a share that so many held-out rows would show, if 30 % of the verdicts change."""
     from mlflow_assay.trust.gate import Gate
     from mlflow_assay.trust.planning import detectable_difference
 

@@ -1,8 +1,8 @@
 """The agent whose prompts are tried: a user's function, or one call of a model with the prompt.
 
 A function reads its prompts from MLflow's registry (`mlflow.genai.load_prompt`), as in production. While a candidate
-is tried, every loaded `PromptVersion` of a prompt under trial gives the candidate's text, in this process only, as under
-MLflow's own `optimize_prompts`.
+is tried, every loaded `PromptVersion` of a prompt under trial gives the candidate's text, in this process only; so does
+MLflow's `optimize_prompts`.
 """
 
 from __future__ import annotations

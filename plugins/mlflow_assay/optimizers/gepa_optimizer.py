@@ -2,8 +2,8 @@
 
 The library does the work. MLflow wraps it, too, but its wrapper chooses on the training rows, names the reflecting
 model by a string (so its calls cannot be counted, priced or sent to an endpoint of one's own), and lets a rewritten
-prompt lose its variables. Here judges' reasons reach the reflection, candidates are chosen on the validation rows, every call
-counts against the one budget, and variables stay.
+prompt lose its variables. Here judges' reasons reach the reflection, candidates are chosen on the validation
+rows, every call counts against the one budget, and variables stay.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _adapter(task: Task) -> Any:
     """GEPA's view of the agent; made here, since the base class is GEPA's."""
     from gepa import EvaluationBatch, GEPAAdapter
 
-    class Adapter(GEPAAdapter):  # type: ignore[type-arg]
+    class Adapter(GEPAAdapter):
         def evaluate(self, batch: list[Example], candidate: dict[str, str], capture_traces: bool = False) -> Any:
             prompts = _prompts(task, candidate)
             if {e.id for e in batch} <= {e.id for e in task.validation}:

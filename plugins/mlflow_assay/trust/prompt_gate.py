@@ -197,7 +197,8 @@ def _figures(c: Comparison) -> str:
     low, high = (f"{100 * v:+.0f}" if v is not None else "?" for v in (c.low, c.high))
     return (
         f"{100 * c.value_b:.0f} % of {c.n} rows pass against {100 * c.value_a:.0f} %, {wins} better and {losses} "
-        f"worse; difference between {low} and {high} points with {c.confidence:.0%} confidence, one-sided p = {one_sided:.2g}"
+        f"worse; difference between {low} and {high} points with {c.confidence:.0%} confidence, "
+        f"one-sided p = {one_sided:.2g}"
     )
 
 
