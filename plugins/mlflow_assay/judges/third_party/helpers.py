@@ -1,16 +1,19 @@
-"""Small things adapters share: running a library's coroutine, scores a hair off their scale, checking parameters."""
+"""Small things adapters share: running coroutines, scores a hair off their scale, parameters, OpenAI's messages."""
 
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from mlflow_assay.contracts import NumericValue, ValueSpec
 from mlflow_assay.errors import ConfigError
+from mlflow_assay.judges import fields
+from mlflow_assay.judges.third_party.sample import Sample, ToolCall
 
-__all__ = ["check_params", "on_scale", "run"]
+__all__ = ["check_params", "expected_messages", "on_scale", "openai_messages", "run"]
 
 T = TypeVar("T")
 _HAIR = 1e-6
@@ -60,3 +63,43 @@ def check_params(judge: str, params: Mapping[str, Any], valid: Iterable[str]) ->
     known = sorted(set(valid))
     if stray := sorted(set(params) - set(known)):
         raise ConfigError(f"The judge {judge!r} has no parameter {stray[0]!r}.", valid=[*known, "fields"])
+
+
+def openai_messages(sample: Sample) -> list[dict[str, Any]]:
+    """The session's turns, or one run's request, tool calls with their results, and answer, as OpenAI's messages."""
+    if not sample.turns:
+        return [
+            {"role": "user", "content": sample.input or ""},
+            *_called(sample.tools_called, results=True),
+            {"role": "assistant", "content": sample.output or ""},
+        ]
+    found: list[dict[str, Any]] = []
+    for turn in sample.turns:
+        found += _called(turn.tools, results=True)
+        found.append({"role": turn.role, "content": turn.content})
+    return found
+
+
+def expected_messages(sample: Sample, *, expected: bool) -> list[dict[str, Any]]:
+    """A run as evaluators of trajectories compare it: the request, the tool calls made or expected, an answer."""
+    tools = sample.expected_tools if expected else sample.tools_called
+    answer = {"role": "assistant", "content": sample.output or ""}
+    return [{"role": "user", "content": sample.input or ""}, *_called(tools, results=False), answer]
+
+
+def _called(tools: Sequence[ToolCall], *, results: bool) -> list[dict[str, Any]]:
+    if not tools:
+        return []
+    made = [
+        {
+            "id": f"call_{n}",
+            "type": "function",
+            "function": {"name": c.name, "arguments": json.dumps(dict(c.arguments or {}), default=str)},
+        }
+        for n, c in enumerate(tools)
+    ]
+    answered = [
+        {"role": "tool", "tool_call_id": f"call_{n}", "content": c.error or fields.as_text(c.result)}
+        for n, c in enumerate(tools)
+    ]
+    return [{"role": "assistant", "content": "", "tool_calls": made}, *(answered if results else [])]

@@ -90,8 +90,8 @@ _COLLECTIONS = (
            required=_EMBED),
     Metric("StringPresence", "Is the reference found in the answer?", ("output", "expected_output"), "0", _BINARY),
     Metric("SummaryScore", _SUMMARY, ("output", "context"), "3", notes="expectations.context: the text summarised."),
-    Metric("ToolCallAccuracy", _TOOLS, ("input", "tools_called", "expected_tools"), "0", notes=_NOTE_ARGS),
-    Metric("ToolCallF1", _TOOLS_F1, ("input", "tools_called", "expected_tools"), "0", notes=_NOTE_ARGS),
+    Metric("ToolCallAccuracy", _TOOLS, ("spans", "input", "expected_tools"), "0", notes=_NOTE_ARGS),
+    Metric("ToolCallF1", _TOOLS_F1, ("spans", "input", "expected_tools"), "0", notes=_NOTE_ARGS),
     Metric("TopicAdherence", _TOPIC, ("input", "output", _TOPICS), "2 + 1 per topic", notes=_NOTE_TOPICS),
     Metric("DiscreteMetric", "What does the given prompt say of the run, in one of the given words?", (), "1",
            CategoricalValue(options=("pass", "fail"), good=("pass",)), required=("prompt",),
@@ -169,8 +169,8 @@ _CLASSIC = (
     Metric("StringPresence", "Is the reference found in the answer?", ("output", "expected_output"), "0", _BINARY),
     Metric("SummarizationScore", _SUMMARY, ("output", "context"), "3",
            notes="expectations.context: the text summarised."),
-    Metric("ToolCallAccuracy", _TOOLS, ("input", "tools_called", "expected_tools"), "0", notes=_NOTE_ARGS),
-    Metric("ToolCallF1", _TOOLS_F1, ("input", "tools_called", "expected_tools"), "0", notes=_NOTE_ARGS),
+    Metric("ToolCallAccuracy", _TOOLS, ("spans", "input", "expected_tools"), "0", notes=_NOTE_ARGS),
+    Metric("ToolCallF1", _TOOLS_F1, ("spans", "input", "expected_tools"), "0", notes=_NOTE_ARGS),
     Metric("TopicAdherenceScore", _TOPIC, ("input", "output", _TOPICS), "2 + 1 per topic", notes=_NOTE_TOPICS),
 )  # fmt: skip
 
