@@ -70,6 +70,7 @@ MAY = {
     # Local judges measure themselves; cases use the engine's door; libraries ask models as the engine does.
     "judges": {"trust", "engine.judging", "engine.chat", "engine.limits", "engine.prices", "testing"},
     "engine": {"judges.fields", "judges.mlflow_endpoint", "sinks.mlflow_assessments"},
+    "bridge": {"engine.cache", "engine.budget", "sources.mlflow_store"},  # the outbox opens as the cache does
     "trust": set(),
     "telemetry": {"engine.prices"},  # what a model call cost
     "inbound": set(),
@@ -87,6 +88,17 @@ MAY = {
     "optimizers": {"trust", "judges", "engine", "alignment.verdicts", "datasets"},
     "labels": {"trust", "judges.fields", "sources.mlflow_store"},  # a draw reads and notes in one place
     "report": {"trust", "labels", "judges.catalogue", "judges.definition", "judges.fields", "sources.mlflow_store"},
+    # Recomputed by the trust code from one reading; pushed the way the sinks push; agents named as the bridge does.
+    "kpis": {
+        "trust",
+        "labels",
+        "bridge.subject",
+        "judges.catalogue",
+        "sources.mlflow_store",
+        "sinks.http",
+        "sinks.meters",
+        "sinks.otlp",
+    },
     "demo": {"trust", "judges", "sources.mlflow_store", "pipeline", "report", "engine.report"},
 }
 

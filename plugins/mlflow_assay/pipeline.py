@@ -9,21 +9,28 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlflow_assay.contracts import BoundJudge, ModelSettings, Sink, TraceSource
+from mlflow_assay.contracts import BoundJudge, JudgeContract, ModelSettings, Sink, TraceSource
 from mlflow_assay.engine.report import RunReport
 from mlflow_assay.errors import ConfigError, IncompleteError
 from mlflow_assay.judges.catalogue import PATH_VARIABLE, Catalogue
 
 if TYPE_CHECKING:
+    from mlflow.entities import TraceInfo
     from mlflow.genai.evaluation.entities import EvaluationResult
     from mlflow.genai.scorers import Scorer
 
+    from mlflow_assay.bridge.daily_budget import DailyBudget
+    from mlflow_assay.bridge.database import Database
+    from mlflow_assay.bridge.following import Pace
+    from mlflow_assay.bridge.judging import Selection
+    from mlflow_assay.bridge.worker import Experiment
     from mlflow_assay.engine.budget import Budget
     from mlflow_assay.engine.forecast import Forecast
     from mlflow_assay.engine.partition import BudgetShare, JudgeRecipe, Partition, PartitionResult
     from mlflow_assay.engine.plan import Plan
     from mlflow_assay.engine.run import Options, Progress
     from mlflow_assay.judges.calibrating import Calibration
+    from mlflow_assay.redaction import Redactor
     from mlflow_assay.report.data import ReportRequest
     from mlflow_assay.report.model import ReportData
     from mlflow_assay.sources.mlflow_store import MlflowSource
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENGINES",
     "JudgeList",
+    "bridged",
     "build_judges",
     "calibrate",
     "dry_run",
@@ -39,6 +47,7 @@ __all__ = [
     "report",
     "run_partition",
     "score",
+    "score_infos",
 ]
 
 ENGINES = ("local", "ray", "spark")
@@ -181,6 +190,108 @@ def score(
         tallies, trace_ids = run.whole(source.infos(), judges) if run.resumed else (report.tallies, trace_ids)
         run.close(tallies, trace_ids)
     return report
+
+
+def score_infos(
+    experiment: str, infos: Sequence[TraceInfo], judges: Sequence[BoundJudge], options: Options | None = None
+) -> RunReport:
+    """Judge these traces where they owe a verdict, in this process and without an evaluation run.
+
+    Args:
+        experiment: for the report.
+        infos: with their assessments, oldest first; for a judge of sessions all of a session's.
+        judges: from `build_judges`.
+        options: concurrency, cache, budget.
+
+    Raises:
+        StoreError, SinkError, IncompleteError: as for `score`.
+    """
+    from mlflow_assay.engine.plan import make_plan
+    from mlflow_assay.engine.run import Options
+
+    plan = make_plan(infos, judges)
+    report = RunReport(experiment, [], plan.traces)
+    if plan.total:
+        _score_here(plan, report, options or Options(), (), None)
+    return report
+
+
+def bridged(
+    experiment: str,
+    database: Database,
+    owner: str,
+    sinks: Sequence[str],
+    *,
+    judges: Sequence[BoundJudge] = (),
+    options: Options | None = None,
+    budget: DailyBudget | None = None,
+    selection: Selection | None = None,
+    pace: Pace | None = None,
+    redactor: Redactor | None = None,
+    slices: Sequence[str] = (),
+    paths: Sequence[str | Path] = (),
+    told: Callable[[str, Mapping[str, int]], None] | None = None,
+) -> Experiment:
+    """An experiment made ready for the bridge's worker.
+
+    Args:
+        experiment: name or id.
+        database: the outbox.
+        owner: the worker's name.
+        sinks: names, in the outbox, of the sinks everything goes to.
+        judges: judge its new traces; none ships only what others write.
+        options: of the engine; its budget is replaced by `budget`.
+        budget: what judging may cost a day; None is no limit.
+        selection: which traces are judged.
+        pace: how often and how much MLflow is read.
+        redactor: masks what leaves, before the outbox; None leaves it as it is.
+        slices: tags of the trace that verdicts carry.
+        paths: the user's own folders of definitions, for what values of assessments mean.
+        told: called with the experiment's id and counts of traces gone through.
+
+    Raises:
+        StoreError: there is no such experiment, or MLflow cannot be read.
+    """
+    from mlflow_assay.bridge.following import Following, Pace
+    from mlflow_assay.bridge.ingest import Ingest
+    from mlflow_assay.bridge.judging import Judged, Judging, Selection
+    from mlflow_assay.bridge.mlflow_reads import MlflowReads
+    from mlflow_assay.bridge.outbox import Outbox
+    from mlflow_assay.bridge.redacting import redacting
+    from mlflow_assay.bridge.subject import Subjects
+    from mlflow_assay.bridge.worker import Experiment
+    from mlflow_assay.engine.run import Options
+    from mlflow_assay.sources.mlflow_store import find_experiment
+
+    found = str(find_experiment(experiment).experiment_id)
+    reads, outbox = MlflowReads(found), Outbox(database, sinks)
+    mask = redacting(redactor) if redactor is not None else None
+    ingest = Ingest(outbox, found, owner, _meanings(paths, judges), mask, Subjects(slices))
+
+    def judge(infos: Sequence[TraceInfo], scope: str) -> Judged:
+        if budget is not None and budget.exhausted:
+            return Judged(stopped=budget.exhausted)
+        given = replace(options or Options(), budget=budget.today() if budget is not None else None)
+        report = score_infos(experiment, infos, [j for j in judges if j.contract.scope == scope], given)
+        return Judged(report.stored, report.stopped)
+
+    judging = Judging(
+        found,
+        reads,
+        outbox,
+        judge,
+        frozenset(j.contract.scope for j in judges),
+        selection or Selection(),
+        None if told is None else lambda counts: told(found, counts),
+    )
+    return Experiment(found, Following(reads, outbox, ingest, pace or Pace()), judging if judges else None)
+
+
+def _meanings(paths: Sequence[str | Path], judges: Sequence[BoundJudge]) -> dict[str, JudgeContract]:
+    """What values mean, by assessment name: the catalogue's judges, and the run's own before them."""
+    # A YAML definition goes before a library's own judge of the same assessment name.
+    entries = sorted(Catalogue(paths).entries.values(), key=lambda e: e.definition is not None)
+    return {entry.contract.name: entry.contract for entry in entries} | {j.name: j.contract for j in judges}
 
 
 def _score_here(

@@ -173,6 +173,11 @@ class Database:
         """The database's URL, its password hidden."""
         return str(self._engine.url.render_as_string(hide_password=True))
 
+    @property
+    def url(self) -> str:
+        """The database's URL with its password; not for printing."""
+        return str(self._engine.url.render_as_string(hide_password=False))
+
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """One transaction: all of it is kept, or none.

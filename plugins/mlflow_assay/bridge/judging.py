@@ -8,9 +8,7 @@ itself (`engine.plan`), so a killed worker, or two of them, judge nothing twice.
 
 from __future__ import annotations
 
-import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
@@ -25,7 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Judged", "Judging", "Selection"]
 
-_logger = logging.getLogger(__name__)
 _SEEN = 100_000
 Scope = Literal["trace", "session"]
 
@@ -126,7 +123,7 @@ class Judging:
         for infos in self.reads.search(" AND ".join(p for p in parts if p), self.selection.batch):
             fresh = [info for info in infos if str(info.trace_id) not in self._seen]
             last = max([last, *(_ended_ms(info) for info in infos)])
-            verdicts += self._judge(fresh)
+            verdicts += self._judge(fresh, tell=True)
             if self.stopped is not None:
                 return verdicts  # the mark stays: these are looked at again
             self._remember(fresh)
@@ -160,17 +157,16 @@ class Judging:
         under_way = int(self.outbox.mark(self.experiment_id, "judging") or 0) > 0
         return under_way or not 0 <= now_ms() - last < self.selection.sweep_every_s * 1000
 
-    def _judge(self, infos: Sequence[TraceInfo]) -> int:
+    def _judge(self, infos: Sequence[TraceInfo], *, tell: bool = False) -> int:
+        """Judge those that are chosen; a sweep does not tell, since it sees every trace again and again."""
         if not infos:
             return 0
         self._note_sessions(infos)
         taken = [info for info in infos if chosen(str(info.trace_id), self.selection.rate)]
-        if "trace" not in self.scopes or not taken:
-            self._tell(judged=0, sampled_out=len(infos) - len(taken))
-            return 0
-        result = self.score(taken, "trace")
+        result = self.score(taken, "trace") if taken and "trace" in self.scopes else Judged()
         self.stopped = result.stopped
-        self._tell(judged=len(taken) if result.stopped is None else 0, sampled_out=len(infos) - len(taken))
+        if tell and result.stopped is None and self.told is not None:
+            self.told({"judged": len(taken), "sampled_out": len(infos) - len(taken)})
         return result.verdicts
 
     # --- sessions -------------------------------------------------------------------------------------------
@@ -213,10 +209,6 @@ class Judging:
         self._seen.update(dict.fromkeys(str(info.trace_id) for info in infos))
         while len(self._seen) > _SEEN:
             self._seen.pop(next(iter(self._seen)))
-
-    def _tell(self, **counts: int) -> None:
-        if self.told is not None:
-            self.told(dict(Counter(counts)))
 
 
 def _ended_ms(info: TraceInfo) -> int:

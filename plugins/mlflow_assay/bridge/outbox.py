@@ -8,7 +8,7 @@ lost between two writes.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -225,7 +225,7 @@ class Outbox:
         with self.database.write() as connection:
             _put_mark(connection, experiment_id, name, value)
 
-    def lease(self, name: str, owner: str, seconds: float, alive: Any = None) -> bool:
+    def lease(self, name: str, owner: str, seconds: float, alive: Callable[[str], bool] | None = None) -> bool:
         """Take or keep the right to do something alone; False while another owner holds it.
 
         Args:
@@ -243,6 +243,12 @@ class Outbox:
                 return False
             connection.execute(db.leases.update().where(db.leases.c.name == name).values(owner=owner, until_ms=until))
             return True
+
+    def renew(self, owner: str, seconds: float) -> None:
+        """Keep all leases an owner holds for so many more seconds."""
+        update = db.leases.update().where(db.leases.c.owner == owner)
+        with self.database.write() as connection:
+            connection.execute(update.values(until_ms=now_ms() + int(seconds * 1000)))
 
     def release(self, owner: str) -> None:
         """Let go of all leases an owner holds."""

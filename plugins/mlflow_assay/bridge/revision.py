@@ -16,6 +16,7 @@ from mlflow_assay.contracts import (
     EvaluatedTrace,
     JudgeContract,
     Outcome,
+    Unscored,
     UnscoredError,
 )
 
@@ -187,7 +188,9 @@ def _outcome(
         try:
             passed = contract.value.passes(contract.value.read(assessment.feedback.value))  # type: ignore[arg-type]
         except UnscoredError as said:
-            return Outcome.UNSCORED, said.reason.value
+            if said.reason is Unscored.UNDECIDED:
+                return Outcome.UNSCORED, said.reason.value
+            # Off the judge's menu: somebody else's assessment of the same name, with a meaning of its own.
     return (None if passed is None else Outcome.PASS if passed else Outcome.FAIL), None
 
 

@@ -1,0 +1,351 @@
+"""`assay watch`: judge new traces and ship every assessment, for as long as it runs."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mlflow_assay.cli.bridge_options import make_sinks, outbox_option, sink_options
+from mlflow_assay.cli.options import judges_path, model_options, model_settings, read_texts
+from mlflow_assay.errors import ConfigError
+
+if TYPE_CHECKING:
+    from mlflow_assay.bridge.daily_budget import DailyBudget
+    from mlflow_assay.bridge.worker import Experiment, Periodic, Worker
+    from mlflow_assay.contracts import BoundJudge, BridgeStatus
+    from mlflow_assay.redaction import Redactor
+
+_logger = logging.getLogger(__name__)
+
+
+@click.command()
+@click.option("--experiment", "-e", "experiments", multiple=True, required=True, help="Name or id; repeatable.")
+@click.option("--judge", "-j", "judges", multiple=True, help="Judge new traces with it; repeatable. None: only ship.")
+@click.option("--sample", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of traces to judge.")
+@click.option(
+    "--filter", "filter_string", help="Judge only these: MLflow's search syntax, such as \"tag.env = 'prod'\"."
+)
+@click.option("--since", help="Only traces since then: 7d, 24h, 2026-11-01. [default: all there are]")
+@click.option("--set", "settings", multiple=True, help="Text for a judge: JUDGE.VARIABLE=TEXT or =@FILE; repeatable.")
+@judges_path
+@model_options
+@click.option("--concurrency", type=click.IntRange(1, 1024), default=16, show_default=True, help="Calls in flight.")
+@click.option("--price", help="The model's price, INPUT,OUTPUT in dollars per million tokens.")
+@click.option("--max-usd", type=click.FloatRange(min=0, min_open=True), help="Judging may cost so much a day (UTC).")
+@click.option("--max-calls", type=click.IntRange(min=1), help="Judge calls a day (UTC).")
+@click.option("--max-tokens", type=click.IntRange(min=1), help="Tokens a day (UTC).")
+@click.option("--cache/--no-cache", default=True, show_default=True, help="Reuse verdicts already paid for.")
+@click.option(
+    "--settle",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Judge a trace so many seconds after its end.",
+)
+@click.option(
+    "--quiet",
+    type=click.FloatRange(min=0),
+    default=300.0,
+    show_default=True,
+    help="Judge a session after so many seconds of silence.",
+)
+@sink_options
+@outbox_option
+@click.option(
+    "--slice", "slices", multiple=True, metavar="TAG", help="Tag of the trace that verdicts carry; repeatable."
+)
+@click.option("--redact", is_flag=True, help="Mask personal data and keys in everything that leaves.")
+@click.option(
+    "--redaction", "redaction_file", type=click.Path(dir_okay=False), help="The same, by a YAML file of your own."
+)
+@click.option(
+    "--kpi-every",
+    type=click.FloatRange(min=0),
+    default=300.0,
+    show_default=True,
+    help="Seconds between KPI gauges; 0: none. They need --otlp-endpoint.",
+)
+@click.option(
+    "--poll", type=click.FloatRange(min=0.05), default=2.0, show_default=True, help="Seconds between looks at MLflow."
+)
+@click.option("--once", is_flag=True, help="Judge, read and ship all there is, then end: for cron.")
+@click.option(
+    "--timeout-once",
+    type=click.FloatRange(min=0),
+    default=300.0,
+    show_default=True,
+    help="With --once: seconds to go on trying sinks.",
+)
+@click.option(
+    "--health-port",
+    type=click.IntRange(0, 65535),
+    help="Serve /healthz, /readyz, /status, /metrics there; 0: a free port.",
+)
+@click.option("--health-host", default="127.0.0.1", show_default=True, help="Address of that endpoint.")
+@click.option(
+    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Log on stderr."
+)
+@click.option("--json", "as_json", is_flag=True, help="With --once: print how things stand as JSON.")
+def watch(**given: Any) -> None:
+    """Judge new traces and ship every assessment: the bridge from MLflow to Tempo, Prometheus, Datadog and others.
+
+    Every assessment of the experiments is shipped, whoever wrote it: judges, MLflow's own scorers, a person in the
+    UI; created, edited and deleted; on traces of any age. It goes through a durable outbox: stop the worker, kill it,
+    take a sink or MLflow away, and it goes on from where it was. `assay bridge status` shows how things stand.
+
+    \b
+    assay watch -e support --otlp-endpoint http://localhost:4318
+    assay watch -e support -j request_resolved --model openai:/gpt-4.1-mini --sample 0.1 --max-usd 20 --datadog
+    assay watch -e support --sink jsonl,path=verdicts.jsonl --once
+    assay watch -e support --otlp-endpoint http://collector:4318 --redact --outbox postgresql://assay@db/assay
+    """
+    from mlflow_assay.bridge.logs import configure_logging
+
+    request = _Request(**given)
+    configure_logging(request.log_format)
+    worker, closing = _worker(request)
+    try:
+        if request.once:
+            _once(worker, request)
+        else:
+            _forever(worker, request)
+    finally:
+        for close in closing:
+            close()
+
+
+@dataclass(frozen=True)
+class _Request:
+    """The command line."""
+
+    experiments: tuple[str, ...]
+    judges: tuple[str, ...]
+    sample: float
+    filter_string: str | None
+    since: str | None
+    settings: tuple[str, ...]
+    paths: tuple[str, ...]
+    model: str | None
+    base_url: str | None
+    timeout_s: float
+    concurrency: int
+    price: str | None
+    max_usd: float | None
+    max_calls: int | None
+    max_tokens: int | None
+    cache: bool
+    settle: float
+    quiet: float
+    otlp_endpoint: str | None
+    datadog: bool
+    sinks: tuple[str, ...]
+    outbox_url: str | None
+    slices: tuple[str, ...]
+    redact: bool
+    redaction_file: str | None
+    kpi_every: float
+    poll: float
+    once: bool
+    timeout_once: float
+    health_port: int | None
+    health_host: str
+    log_format: Any
+    as_json: bool
+
+
+def _worker(request: _Request) -> tuple[Worker, list[Any]]:
+    """The worker asked for, and what is to be closed after it."""
+    from mlflow_assay import pipeline
+    from mlflow_assay.bridge.database import Database
+    from mlflow_assay.bridge.owner import make_owner
+    from mlflow_assay.bridge.worker import Pulse, Worker
+
+    sinks = make_sinks(request.sinks, request.otlp_endpoint, request.datadog)
+    if not sinks and not request.judges:
+        raise ConfigError(
+            "There is nothing to do: no sink and no judge was named.",
+            valid="--otlp-endpoint URL, --datadog, --sink NAME, --judge NAME",
+        )
+    redactor, (judges, limits) = _redactor(request), _judges(request)
+    database, owner = Database(request.outbox_url), make_owner()
+    closing: list[Any] = []
+    observers = _observers(request)
+    budgets: list[DailyBudget] = []
+
+    def told(experiment_id: str, counts: Mapping[str, int]) -> None:
+        for observer in observers:
+            observer.judged(experiment_id, counts)
+
+    experiments: list[Experiment] = []
+    options = _engine_options(request, closing) if judges else None
+    for name in dict.fromkeys(request.experiments):
+        budget = _budget(database, name, limits) if judges else None
+        budgets += [budget] if budget is not None else []
+        experiments.append(
+            pipeline.bridged(
+                name,
+                database,
+                owner,
+                tuple(sinks),
+                judges=judges,
+                options=options,
+                budget=budget,
+                selection=_selection(request),
+                pace=_pace(request),
+                redactor=redactor,
+                slices=request.slices,
+                paths=request.paths,
+                told=told,
+            )
+        )
+    worker = Worker(
+        database,
+        experiments,
+        sinks,
+        observers=observers,
+        periodic=_kpis(request, closing),
+        pulse=Pulse(poll_s=request.poll),
+        owner=owner,
+        spent=(lambda: max(b.share for b in budgets)) if budgets else None,
+    )
+    return worker, [*closing, *(b.close for b in budgets), *(o.close for o in observers)]
+
+
+def _judges(request: _Request) -> tuple[list[BoundJudge], tuple[float | None, int | None, int | None]]:
+    from mlflow_assay import pipeline
+
+    limits = (request.max_usd, request.max_tokens, request.max_calls)
+    if not request.judges:
+        if any(limit is not None for limit in limits):
+            raise ConfigError("A budget limits judging, and no --judge was named.")
+        return [], limits
+    model = model_settings(request.model, request.base_url, request.timeout_s, request.price)
+    built = pipeline.build_judges(request.judges, model=model, paths=request.paths, texts=read_texts(request.settings))
+    pipeline.make_budget(built, *limits)  # refuses a limit in money where the price is unknown
+    return built, limits
+
+
+def _budget(database: Any, experiment: str, limits: tuple[float | None, int | None, int | None]) -> DailyBudget | None:
+    from mlflow_assay.bridge.daily_budget import DailyBudget
+
+    if all(limit is None for limit in limits):
+        return None
+    usd, tokens, calls = limits
+    return DailyBudget(database.url, experiment, usd, tokens, calls, lambda text: _logger.warning("%s", text))
+
+
+def _engine_options(request: _Request, closing: list[Any]) -> Any:
+    from mlflow_assay.engine.cache import VerdictCache
+    from mlflow_assay.engine.run import Options
+
+    known = VerdictCache() if request.cache else None
+    if known is not None:
+        closing.append(known.close)
+    return Options(concurrency=request.concurrency, cache=known)
+
+
+def _selection(request: _Request) -> Any:
+    from mlflow_assay.bridge.judging import Selection
+
+    return Selection(request.sample, request.filter_string, _since(request), request.settle, request.quiet)
+
+
+def _pace(request: _Request) -> Any:
+    from mlflow_assay.bridge.following import Pace
+
+    return Pace(since_ms=_since(request))
+
+
+def _since(request: _Request) -> int:
+    from mlflow_assay.sources.mlflow_store import parse_since
+
+    return parse_since(request.since) if request.since else 0
+
+
+def _redactor(request: _Request) -> Redactor | None:
+    from mlflow_assay.redaction import Redactor
+
+    if request.redaction_file is not None:
+        return Redactor.from_yaml(request.redaction_file)
+    return Redactor() if request.redact else None
+
+
+def _observers(request: _Request) -> list[Any]:
+    """The worker's own metrics, where there is somewhere to send them."""
+    if request.otlp_endpoint is None:
+        return []
+    from mlflow_assay.sinks.worker_metrics import WorkerMetrics
+
+    metrics = WorkerMetrics(endpoint=request.otlp_endpoint)
+    metrics.start()
+    return [metrics]
+
+
+def _kpis(request: _Request, closing: list[Any]) -> list[Periodic]:
+    from mlflow_assay.bridge.worker import Periodic
+
+    if request.otlp_endpoint is None or request.kpi_every <= 0:
+        return []
+    from mlflow_assay.kpis.gauges import KpiGauges
+
+    tasks = []
+    for name in dict.fromkeys(request.experiments):
+        gauges = KpiGauges(name, judges=request.judges, endpoint=request.otlp_endpoint)
+        closing.append(gauges.close)
+        tasks.append(Periodic(f"kpi-{name}", request.kpi_every, lambda g=gauges: _update(g)))  # type: ignore[misc]
+    return tasks
+
+
+def _update(gauges: Any) -> None:
+    gauges.update()
+
+
+def _forever(worker: Worker, request: _Request) -> None:
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: worker.stop())
+    server = _health(worker, request)
+    _logger.info("watching %s; outbox %s", ", ".join(request.experiments), worker.location)
+    try:
+        worker.run()
+    finally:
+        if server is not None:
+            server.close()
+    _logger.info("stopped")
+
+
+def _health(worker: Worker, request: _Request) -> Any:
+    from mlflow_assay.bridge.health import HealthServer
+
+    if request.health_port is None:
+        return None
+    server = HealthServer(worker.health, worker.status, request.health_port, request.health_host)
+    _logger.info("health endpoint on http://%s:%d", request.health_host, server.port)
+    return server
+
+
+def _once(worker: Worker, request: _Request) -> None:
+    status = worker.once(request.timeout_once)
+    if request.as_json:
+        click.echo(json.dumps(asdict(status), indent=2))
+    else:
+        _print(status)
+    if any(sink.pending or sink.retrying or sink.dead for sink in status.sinks):
+        click.echo("Not everything was delivered: see `assay bridge status` and `assay bridge dead`.", err=True)
+        sys.exit(1)
+
+
+def _print(status: BridgeStatus) -> None:
+    for experiment, standing in status.standing.items():
+        click.echo(f"experiment {experiment}: {standing} assessments stand")
+    for sink in status.sinks:
+        rest = f"{sink.pending + sink.retrying} to go, {sink.dead} dead, {sink.skipped} skipped"
+        click.echo(f"{sink.sink}: {sink.delivered} delivered, {rest}")
+        if sink.oldest_error:
+            click.echo(f"  last said: {sink.oldest_error}")
