@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from mlflow_assay.errors import ConfigError, NotTrustedError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mlflow_assay.contracts import ModelSettings
+    from mlflow_assay.contracts import JudgeContract, ModelSettings
     from mlflow_assay.judges.catalogue import Catalogue, JudgeEntry
 
 __all__ = ["list_", "show"]
@@ -28,6 +29,12 @@ def list_(paths: tuple[str, ...], library: str | None, as_json: bool) -> None:
     """All judges this environment knows: the question each asks, what passes, what it needs.
 
     Definitions that wrap a library's judge count as that library's, too.
+
+    \b
+    Examples:
+      assay judges list
+      assay judges list --provider deepeval
+      assay judges list --provider deepeval --json
     """
     from mlflow_assay.judges.catalogue import Catalogue
 
@@ -35,7 +42,11 @@ def list_(paths: tuple[str, ...], library: str | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_facts(entry) for entry in entries], indent=2, ensure_ascii=False))
     else:
-        _print_table(entries)
+        folded = {} if library else _third_party(entries)
+        _print_table([entry for entry in entries if entry.library not in folded or entry.definition is not None])
+        for name, count in folded.items():
+            click.echo(f"{count} more of the library {name}: assay judges list --provider {name}")
+        _print_left_out(library)
 
 
 def _filtered(catalogue: Catalogue, library: str | None) -> list[JudgeEntry]:
@@ -64,6 +75,8 @@ def _facts(entry: JudgeEntry) -> dict[str, Any]:
         "passes": contract.value.describe(),
         "needs": list(contract.needs),
         "calls_llm": contract.calls_llm,
+        "llm_calls": contract.llm_calls or ("1" if contract.calls_llm else "0"),
+        "embeddings": contract.embeddings,
         "variables": {name: v.default for name, v in definition.variables.items()} if definition else {},
         "cases": len(definition.cases) if definition else 0,
         "registrable": reason is None,
@@ -83,16 +96,50 @@ def _print_table(entries: list[JudgeEntry]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, show_lines=False)
-    table.add_column("judge", overflow="fold", max_width=28)
+    table.add_column("judge", overflow="fold", max_width=40)
     table.add_column("question, [dim]value · needs · how · origin[/dim]", overflow="fold", ratio=1)
     for e in entries:
         c = e.contract
         needs = f"needs {', '.join(c.needs)}" if c.needs else ""
-        about = (c.value.describe(), needs, f"{'LLM' if c.calls_llm else 'code'} per {c.scope}", e.origin)
+        about = (c.value.describe(), needs, _how(c), e.origin)
         told = f"{escape(c.purpose)}\n[dim]{escape(' · '.join(part for part in about if part))}[/dim]"
         table.add_row(e.name, told)
     Console().print(table)
     click.echo(f"{len(entries)} judges. `assay judges show NAME` tells all about one.")
+
+
+def _third_party(entries: list[JudgeEntry]) -> dict[str, int]:
+    """Libraries of other people's metrics, with how many of them no definition names."""
+    from mlflow_assay.judges.third_party.metric import MetricLibrary
+    from mlflow_assay.registry import load
+
+    counts = Counter(e.library for e in entries if e.library is not None and e.definition is None)
+    return {name: count for name, count in counts.items() if _is_subclass(load("judges", name), MetricLibrary)}
+
+
+def _is_subclass(plugin: Any, base: type) -> bool:
+    return isinstance(plugin, type) and issubclass(plugin, base)
+
+
+def _how(contract: JudgeContract) -> str:
+    """What a verdict takes, in a few words."""
+    calls = f" ({contract.llm_calls} calls)" if contract.llm_calls not in ("", "0", "1") else ""
+    embeddings = " and embeddings" if contract.embeddings else ""
+    return f"{'LLM' if contract.calls_llm else 'code'}{calls}{embeddings} per {contract.scope}"
+
+
+def _print_left_out(library: str | None) -> None:
+    """What a library has and this project does not support, with the reasons."""
+    from mlflow_assay.registry import load
+
+    found = getattr(load("judges", library), "unsupported", {}) if library else {}
+    if found:
+        click.echo("Not supported:")
+    reasons: dict[str, list[str]] = {}
+    for name, reason in found.items():
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        click.echo(f"  {', '.join(names)}: {reason}.")
 
 
 @click.command()
@@ -170,11 +217,13 @@ def _rows(entry: JudgeEntry, facts: dict[str, Any]) -> list[tuple[str, str]]:
     from rich.markup import escape
 
     calls = f"yes, {facts['model']}" if facts["model"] else "yes" if facts["calls_llm"] else "no"
+    calls += f", {facts['llm_calls']} a verdict" if facts["calls_llm"] and facts["llm_calls"] != "1" else ""
     rows = [
         ("value", facts["passes"]),
         ("scope", facts["scope"]),
         ("needs", ", ".join(facts["needs"]) or "nothing"),
         ("calls a model", calls),
+        ("embeddings", "yes" if facts["embeddings"] else None),
         ("uses", facts["uses"]),
         ("asks", ", ".join(facts.get("members") or [])),
         ("with", json.dumps(facts.get("with")) if facts.get("with") else None),

@@ -208,7 +208,7 @@ def question_in(inputs: Any) -> str:
     for key in ("request", "question", "query", "input", "prompt", "message", "text"):
         if isinstance(inputs, Mapping) and isinstance(inputs.get(key), str):
             return str(inputs[key])
-    return str(parse_inputs_to_str(inputs))
+    return _parsed(parse_inputs_to_str, inputs)
 
 
 def _final_answer(trace: Trace) -> str | None:
@@ -223,7 +223,16 @@ def answer_in(outputs: Any) -> str:
     for key in ("answer", "response", "output", "reply", "result", "text", "content"):
         if isinstance(outputs, Mapping) and isinstance(outputs.get(key), str):
             return str(outputs[key])
-    return str(parse_outputs_to_str(outputs))
+    return _parsed(parse_outputs_to_str, outputs)
+
+
+def _parsed(parse: Callable[[Any], Any], value: Any) -> str:
+    """A value as MLflow reads it; as it is written where MLflow's reader knows its keys but not its shape."""
+    try:
+        found = parse(value)
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return as_text(value)
+    return found if isinstance(found, str) else as_text(value)
 
 
 def _transcript(trace: Trace) -> str | None:

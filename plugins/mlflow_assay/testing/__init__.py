@@ -21,7 +21,7 @@ from mlflow_assay.testing.conformance import (
 )
 from mlflow_assay.testing.fakes import ListSource, MemorySink
 from mlflow_assay.testing.far_end import FarEnd, FarEndRequest
-from mlflow_assay.testing.judge_server import FakeJudgeServer, JudgeRequest, Reply, answer
+from mlflow_assay.testing.judge_server import FakeJudgeServer, JudgeRequest, Reply, answer, filled
 
 __all__ = [
     "FakeJudgeServer",
@@ -36,6 +36,7 @@ __all__ = [
     "SinkConformance",
     "SourceConformance",
     "answer",
+    "filled",
     "sample_feedback",
     "sample_trace",
 ]

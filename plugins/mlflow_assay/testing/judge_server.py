@@ -19,7 +19,7 @@ from mlflow_assay.contracts import ModelSettings
 if TYPE_CHECKING:
     from aiohttp import web
 
-__all__ = ["FakeJudgeServer", "JudgeRequest", "Reply", "answer"]
+__all__ = ["FakeJudgeServer", "JudgeRequest", "Reply", "answer", "filled"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,12 @@ class JudgeRequest:
         """All message contents, joined by newlines."""
         return "\n".join(str(m.get("content") or "") for m in self.body.get("messages", []))
 
+    @property
+    def schema(self) -> dict[str, Any]:
+        """The JSON Schema its response format asks for; empty where it asks for none."""
+        found: dict[str, Any] = (self.body.get("response_format") or {}).get("json_schema", {}).get("schema", {})
+        return found
+
 
 Script = Callable[[JudgeRequest], "Reply | str"]
 
@@ -71,13 +77,42 @@ def answer(value: Any, rationale: str = "scripted") -> str:
     return json.dumps({"result": value, "rationale": rationale})
 
 
+Pick = Callable[[str, dict[str, Any]], Any]
+
+
+def filled(schema: dict[str, Any], pick: Pick | None = None) -> Any:
+    """A value that a JSON Schema allows: the first of an enumeration, lists of one item, `1`, `true`, `text`.
+
+    Args:
+        schema: with its `$defs`, as structured-output requests carry it.
+        pick: given a property's name and schema, the value to take instead; None leaves it to the rule.
+    """
+    return _filled("", schema, schema.get("$defs", {}), pick or (lambda _name, _schema: None))
+
+
+def _filled(name: str, schema: dict[str, Any], named: dict[str, Any], pick: Pick) -> Any:
+    if (picked := pick(name, schema)) is not None:
+        return picked
+    if "$ref" in schema:
+        return _filled(name, named[schema["$ref"].rpartition("/")[2]], named, pick)
+    if "anyOf" in schema:
+        return _filled(name, schema["anyOf"][0], named, pick)
+    if "enum" in schema:
+        return schema["enum"][0]
+    if schema.get("type") == "object":
+        return {key: _filled(key, about, named, pick) for key, about in schema.get("properties", {}).items()}
+    if schema.get("type") == "array":
+        return [_filled(name, schema.get("items", {}), named, pick)]
+    return {"boolean": True, "integer": 1, "number": 1}.get(schema.get("type", ""), "text")
+
+
 class FakeJudgeServer:
     """An OpenAI-compatible chat server on loopback with scripted replies.
 
     Args:
         reply: one reply for all, a sequence taken in order (the last repeats), or a function of the request.
             A string is a reply's content. None answers every request with the first value its own
-            response format allows.
+            response format allows, for any schema (`filled`).
         latency_s: seconds before each answer.
         requests_per_s: over this rate it answers 429 with `Retry-After`; None is no limit.
         retry_after_s: the value of that header, whole seconds.
@@ -211,7 +246,9 @@ def _as_script(reply: Reply | str | Sequence[Reply | str] | Script | None) -> Sc
 
 def _first_allowed(request: JudgeRequest) -> str:
     """A well-formed reply with the first value the request's own response format allows."""
-    schema = request.body.get("response_format", {}).get("json_schema", {}).get("schema", {})
+    schema = request.schema
+    if schema.get("properties") and "result" not in schema["properties"]:
+        return json.dumps(filled(schema))
     result = schema.get("properties", {}).get("result", {})
     simple = {"boolean": True, "integer": 1, "number": 1.0}
     value = (result.get("enum") or [simple.get(result.get("type"), "yes")])[0]
