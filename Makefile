@@ -11,7 +11,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP ?= True
 # Some sandboxes switch bytecode off; MLflow then takes a quarter of a minute to import, every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint typecheck unit bench generate clean
+.PHONY: help demo test lint typecheck unit bench generate stack stack-build clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,12 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	@echo "Installing into $(VENV) …"
 	@$(call install,'.[dev]')
 	@touch $@ $(VENV)/.installed
+
+stack: $(VENV)/.installed-dev  ## Real servers on loopback: collector, Tempo, Prometheus, PostgreSQL, MLflow; ^C stops them
+	PYTHONPATH=tests/stack $(BIN)/python -m assay_stack up
+
+stack-build: $(VENV)/.installed-dev  ## Build collector and Tempo once (Go 1.26), for `make stack` and the integration tests
+	PYTHONPATH=tests/stack $(BIN)/python -m assay_stack build
 
 clean:  ## Remove what the demo and the builds made
 	rm -rf $(VENV) assay-demo dist build .pytest_cache .mypy_cache .ruff_cache

@@ -22,7 +22,12 @@ for _variable in ("OPENAI_API_KEY", "ASSAY_JUDGE_MODEL", "ASSAY_JUDGE_BASE_URL",
 
 import hypothesis  # noqa: E402 - the environment must be set before MLflow is imported
 import pytest  # noqa: E402
-from assay_stack.fixtures import collector_binary, fresh_stack, stack  # noqa: E402, F401 - native servers, for any test
+from assay_stack.fixtures import (  # noqa: E402, F401 - native servers, for any test
+    collector_binary,
+    compose_config,
+    fresh_stack,
+    stack,
+)
 
 # First calls import SciPy; on a loaded machine that is no failure of the property.
 hypothesis.settings.register_profile("assay", deadline=None)

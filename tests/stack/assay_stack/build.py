@@ -17,6 +17,7 @@ ROOT = Path(__file__).parents[3]
 BUILDER = "go.opentelemetry.io/collector/cmd/builder@v0.161.0"
 MANIFEST = ROOT / "compose" / "collector" / "builder.yaml"
 TEMPO = Path(__file__).parents[1] / "tempo"
+COMPOSE = Path(__file__).parents[1] / "compose_config"
 DEBIAN_POSTGRES = "/usr/lib/postgresql"
 
 
@@ -47,6 +48,10 @@ def _tempo_path() -> Path:
     return _binary("tempo", TEMPO / "go.mod", TEMPO / "go.sum")
 
 
+def _compose_path() -> Path:
+    return _binary("compose-config", *(COMPOSE / name for name in ("main.go", "go.mod", "go.sum")))
+
+
 def _built(path: Path, what: str) -> Path:
     if not path.exists():
         raise MissingError(
@@ -63,6 +68,11 @@ def collector() -> Path:
 def tempo() -> Path:
     """Grafana Tempo, of the version in tests/stack/tempo/go.mod."""
     return _built(_tempo_path(), "Grafana Tempo")
+
+
+def compose() -> Path:
+    """What `docker compose config` does, without Docker: tests/stack/compose_config."""
+    return _built(_compose_path(), "the reader of compose files")
 
 
 def prometheus() -> Path:
@@ -104,17 +114,26 @@ def _build_collector(target: Path) -> None:
     (work / "_build" / "otelcol-assay").replace(target)
 
 
-def _build_tempo(target: Path) -> None:
-    """Go checks every module against our go.sum, so a few that the checksum database does not list are pinned too."""
+def _go_build(target: Path, folder: Path, package: str) -> None:
+    """Builds one command of the module in `folder`; Go checks every dependency against its go.sum."""
     part = target.with_suffix(".part")
     command = ["go", "build", "-mod=readonly", "-trimpath", "-ldflags", "-s -w", "-o", str(part)]
-    _run(*command, "github.com/grafana/tempo/cmd/tempo", folder=TEMPO)
+    _run(*command, package, folder=folder)
     part.replace(target)
+
+
+def _build_tempo(target: Path) -> None:
+    _go_build(target, TEMPO, "github.com/grafana/tempo/cmd/tempo")
+
+
+def _build_compose(target: Path) -> None:
+    _go_build(target, COMPOSE, ".")
 
 
 BUILDS: dict[str, tuple[Callable[[], Path], Callable[[Path], None]]] = {
     "collector": (_collector_path, _build_collector),
     "tempo": (_tempo_path, _build_tempo),
+    "compose": (_compose_path, _build_compose),
 }
 
 

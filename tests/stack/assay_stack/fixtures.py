@@ -54,3 +54,10 @@ def collector_binary() -> Path:
     """The built collector, for commands such as `validate`."""
     found: Path = need(build.collector)
     return found
+
+
+@pytest.fixture(scope="session")
+def compose_config() -> Path:
+    """The reader of compose files."""
+    found: Path = need(build.compose)
+    return found
