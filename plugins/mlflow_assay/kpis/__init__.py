@@ -1,0 +1,1 @@
+"""KPI gauges: what holds in MLflow now, recomputed for fixed windows, never summed up from counters."""

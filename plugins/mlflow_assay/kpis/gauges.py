@@ -1,0 +1,155 @@
+"""KPI gauges of an experiment, computed from MLflow and pushed over OTLP.
+
+Computing twice gives the same numbers: nothing is remembered between updates, so a restart, a second worker or a
+missed hour changes nothing, and an edited or late label is in the next update. What no longer holds (a judge gone, a
+slice that ran dry) is not sent any more and goes stale.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mlflow_assay import semconv
+from mlflow_assay.contracts import JudgeContract
+from mlflow_assay.errors import ConfigError, SinkError
+from mlflow_assay.kpis import points
+from mlflow_assay.kpis.points import Gauge
+from mlflow_assay.kpis.snapshot import Snapshot, hours_of, take
+from mlflow_assay.labels.window import LabelChoice, Window, parse_labels
+from mlflow_assay.sinks.http import number
+from mlflow_assay.sinks.meters import gauges_message
+from mlflow_assay.sinks.otlp import OtlpClient
+
+__all__ = ["WINDOWS", "KpiGauges", "to_rows"]
+
+WINDOWS = ("24h", "7d", "28d")
+
+
+class KpiGauges:
+    """Computes and pushes the gauges of one experiment.
+
+    Args:
+        experiment: name or id.
+        judges: only these; empty takes all that gave verdicts.
+        by: breakdowns with gauges of their own, for example `tag:domain`; at most 30 values each.
+        windows: lengths, back from now.
+        labels: where labels are, as `--label` takes them.
+        targets: by judge, the pass rate in (0, 1) its alarm holds the agent to.
+        gold: an experiment with a fixed gold set; its stored verdicts tell whether a judge has changed.
+        contracts: pass rules by assessment name; None takes the catalogue's.
+        every_s: seconds for which computed gauges are pushed again rather than computed anew.
+        endpoint, timeout_s: see `sinks.otlp.OtlpClient`.
+
+    Raises:
+        ConfigError: a window, breakdown, target or label choice is not one.
+    """
+
+    def __init__(
+        self,
+        experiment: str,
+        *,
+        judges: Sequence[str] = (),
+        by: Sequence[str] = (),
+        windows: Sequence[str] = WINDOWS,
+        labels: Sequence[str] = (),
+        targets: Mapping[str, float] | None = None,
+        gold: str | None = None,
+        contracts: Mapping[str, JudgeContract] | None = None,
+        every_s: float = 300.0,
+        endpoint: str | None = None,
+        timeout_s: float | str | None = None,
+    ) -> None:
+        self._hours = {window: hours_of(window) for window in windows}
+        if not self._hours:
+            raise ConfigError("KPI gauges need a window.", valid="for example 24h")
+        for judge, target in (targets or {}).items():
+            if not 0 < target < 1:
+                raise ConfigError(f"The target of {judge!r} is no rate.", found=target, valid="between 0 and 1")
+        self._experiment, self._judges, self._by = experiment, tuple(judges), tuple(by)
+        self._choice: LabelChoice = parse_labels(labels)
+        self._targets, self._gold = dict(targets or {}), gold
+        self._contracts = contracts if contracts is not None else _catalogue()
+        self._every = number("every_s", every_s)
+        self._client = OtlpClient("metrics", endpoint=endpoint, timeout_s=timeout_s)
+        self._agents: dict[str, str | None] = {}
+        self._last: tuple[float, list[Gauge]] | None = None
+
+    def update(self) -> list[Gauge]:
+        """Compute where the last computation is older than `every_s`, push, and return what was pushed.
+
+        Raises:
+            StoreError: MLflow cannot be read.
+            SinkError: the push was not acknowledged.
+        """
+        if self._last is None or time.monotonic() - self._last[0] >= self._every:
+            self._last = (time.monotonic(), self.compute())
+        found = self._last[1]
+        if found:
+            reply = self._client.post(gauges_message(found))
+            if not reply.accepted:
+                raise SinkError(f"The KPI gauges could not be pushed: {reply.problem}.")
+        return found
+
+    def compute(self, now_ms: int | None = None) -> list[Gauge]:
+        """The gauges (metric name, labels, value) as of a time; None is now. Nothing is sent.
+
+        Raises:
+            StoreError: MLflow cannot be read.
+        """
+        now = int(time.time() * 1000) if now_ms is None else now_ms
+        since = now - max(self._hours.values()) * 3_600_000
+        snapshot = take(self._experiment, self._contracts, self._choice, since_ms=since, now_ms=now, by=self._by)
+        found = [*self._windows(snapshot), *self._standing(snapshot), *self._drift(now)]
+        return list(points.labelled_with(found, EXPERIMENT_ID=snapshot.experiment_id))
+
+    def _windows(self, snapshot: Snapshot) -> Iterator[Gauge]:
+        for length, hours in self._hours.items():
+            window = snapshot.between(snapshot.now_ms - hours * 3_600_000)
+            yield from points.labelled_with(self._window(snapshot, window, length), WINDOW=length)
+
+    def _window(self, snapshot: Snapshot, window: Window, length: str) -> Iterator[Gauge]:
+        yield from points.agents(snapshot, window)
+        for judge in self._chosen(window):
+            yield from points.rates(snapshot, window, judge, self._by)
+            yield from points.agreement(window, judge)
+            yield from points.alarm(snapshot, length, judge, self._targets.get(judge))
+
+    def _standing(self, snapshot: Snapshot) -> Iterator[Gauge]:
+        for judge in self._chosen(snapshot.whole):
+            yield from points.backlog(snapshot, snapshot.whole, judge)
+
+    def _drift(self, now_ms: int) -> Iterator[Gauge]:
+        if self._gold is None:
+            return
+        snapshot = take(self._gold, self._contracts, self._choice, since_ms=None, now_ms=now_ms)
+        for judge in self._chosen(snapshot.whole):
+            yield from points.gold(snapshot.whole, judge)
+
+    def _chosen(self, window: Window) -> list[str]:
+        return [judge for judge in window.judges if not self._judges or judge in self._judges]
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._client.close()
+
+
+def _catalogue() -> dict[str, JudgeContract]:
+    """Judges by the name of their verdicts; a YAML definition goes before a library's own."""
+    from mlflow_assay.judges.catalogue import Catalogue
+
+    entries = sorted(Catalogue().entries.values(), key=lambda entry: entry.definition is not None)
+    return {entry.contract.name: entry.contract for entry in entries}
+
+
+def to_rows(gauges: Sequence[Gauge]) -> list[dict[str, Any]]:
+    """The gauges as JSON-ready rows under their names in Prometheus."""
+    return [
+        {
+            "metric": semconv.prometheus_name(name),
+            "labels": {semconv.prometheus_label(label): value for label, value in labels.items() if value},
+            "value": value,
+        }
+        for name, labels, value in gauges
+    ]

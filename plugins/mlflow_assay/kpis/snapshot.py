@@ -1,0 +1,142 @@
+"""One reading of an experiment, cut into windows: every gauge of an update speaks about the same data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mlflow_assay.bridge.subject import SpanFacts, describe, facts_of
+from mlflow_assay.contracts import JudgeContract
+from mlflow_assay.errors import ConfigError, StoreError
+from mlflow_assay.labels.rows import Row
+from mlflow_assay.labels.verdicts import collect
+from mlflow_assay.labels.window import LabelChoice, Window, read_window
+from mlflow_assay.sources.mlflow_store import MlflowSource, find_experiment
+
+if TYPE_CHECKING:
+    from mlflow.entities import Trace
+
+__all__ = ["Snapshot", "hours_of", "take"]
+
+_logger = logging.getLogger(__name__)
+_PAGE = 200
+_UNITS = {"h": 1, "d": 24}
+
+
+def hours_of(window: str) -> int:
+    """The length of a window, `24h` or `7d`, in hours.
+
+    Raises:
+        ConfigError: it is none.
+    """
+    number, unit = window[:-1], window[-1:]
+    if unit not in _UNITS or not number.isdigit() or int(number) == 0:
+        raise ConfigError(f"{window!r} is no window.", valid="hours or days, for example 24h, 7d, 28d")
+    return int(number) * _UNITS[unit]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All traces of the longest window.
+
+    Attributes:
+        experiment_id: MLflow's.
+        now_ms: when it was read, Unix milliseconds.
+        whole: the rows and what was said about them.
+        agents: by trace id, the agent's name as the bridge's sinks say it; absent where the trace names none.
+    """
+
+    experiment_id: str
+    now_ms: int
+    whole: Window
+    agents: Mapping[str, str]
+
+    def between(self, since_ms: int, until_ms: int | None = None) -> Window:
+        """The traces that began in [since, until); None is no end."""
+        rows = [r for r in self.whole.rows if since_ms <= r.time_ms and (until_ms is None or r.time_ms < until_ms)]
+        return self._window(rows)
+
+    def _window(self, rows: Sequence[Row]) -> Window:
+        found = {one.name: one for one in collect(rows, self.whole.contracts)}
+        return Window(tuple(rows), found, self.whole.contracts, self.whole.choice)
+
+
+@dataclass
+class _Described:
+    """A source that notes each trace's agent on its way."""
+
+    source: MlflowSource
+    known: MutableMapping[str, str | None]
+    agents: dict[str, str] = field(default_factory=dict)
+    settled: dict[str, str | None] = field(default_factory=dict)
+
+    def traces(self, *, spans: bool = True) -> Iterator[Trace]:
+        page: list[Any] = []
+        for trace in self.source.traces(spans=spans):
+            page.append(trace)
+            if len(page) == _PAGE:
+                yield from self._noted(page)
+                page = []
+        yield from self._noted(page)
+
+    def _noted(self, page: list[Any]) -> list[Any]:
+        """Spans are asked for only where neither the trace's tag nor an earlier reading says the agent."""
+        infos = {str(trace.info.trace_id): trace.info for trace in page}
+        told = {i: self.known.get(i) or describe(info, SpanFacts()).agent for i, info in infos.items()}
+        asked = [i for i, agent in told.items() if agent is None and i not in self.known]
+        facts = _facts(asked)
+        told |= {i: facts[i].agent for i in asked if i in facts}
+        self.agents |= {i: agent for i, agent in told.items() if agent}
+        # A run that has not ended may yet say who it is.
+        self.settled |= {i: told[i] for i, info in infos.items() if told[i] or info.execution_duration is not None}
+        return page
+
+
+def _facts(trace_ids: list[str]) -> dict[str, SpanFacts]:
+    """What the spans say; of a trace whose spans MLflow cannot give (it refuses the whole batch then), nothing."""
+    if not trace_ids:
+        return {}
+    try:
+        return facts_of(trace_ids)
+    except StoreError as error:
+        if len(trace_ids) == 1:
+            _logger.debug("The agent of %s is not known: %s", trace_ids[0], error)
+            return {}
+    middle = len(trace_ids) // 2
+    return {**_facts(trace_ids[:middle]), **_facts(trace_ids[middle:])}
+
+
+def take(
+    experiment: str,
+    contracts: Mapping[str, JudgeContract],
+    choice: LabelChoice,
+    *,
+    since_ms: int | None,
+    now_ms: int,
+    by: Sequence[str] = (),
+    known: MutableMapping[str, str | None] | None = None,
+) -> Snapshot:
+    """Read an experiment's traces since a time.
+
+    Args:
+        experiment: name or id.
+        contracts: pass rules by assessment name.
+        choice: where labels are read from.
+        since_ms: Unix milliseconds; None reads all.
+        now_ms: the time the windows end at.
+        by: breakdowns, for example `tag:domain`.
+        known: agents by trace id from earlier readings, brought up to date; None remembers nothing.
+
+    Raises:
+        StoreError: no such experiment, or MLflow cannot be read.
+        ConfigError: a breakdown is not one.
+    """
+    found = find_experiment(experiment)
+    remembered = {} if known is None else known
+    source = _Described(MlflowSource(found.name, since_ms=since_ms), remembered)
+    window = read_window(source, contracts, choice, by=by)
+    remembered.clear()
+    remembered.update(source.settled)
+    return Snapshot(str(found.experiment_id), now_ms, window, source.agents)
