@@ -6,30 +6,46 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.datasets.columns import COLUMNS, JSON_COLUMNS
+from mlflow_assay.datasets.identity import attach
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from mlflow_assay.datasets.model import Dataset
 
-__all__ = ["to_frame"]
+__all__ = ["to_evaluation", "to_frame"]
 
 
 def to_frame(dataset: Dataset, split: str | None = None) -> pd.DataFrame:
     """A column for each field of a row; JSON cells are read into Python values. See `Dataset.to_pandas`."""
+    return attach(_frame(_columns(dataset, split, COLUMNS[:-1])), dataset, split)
+
+
+def to_evaluation(dataset: Dataset, split: str | None = None, *, outputs: bool = False) -> pd.DataFrame:
+    """The columns `mlflow.genai.evaluate` reads. See `Dataset.to_evaluation`."""
+    names = ("inputs", "outputs", "expectations", "tags") if outputs else ("inputs", "expectations", "tags")
+    columns = _columns(dataset, split, (*names, "id", "trace_id"))
+    ids = zip(columns.pop("tags"), columns.pop("id"), columns.pop("trace_id"), strict=True)
+    columns["tags"] = [
+        tags | {"assay.dataset.row": row} | ({"assay.dataset.trace": trace} if trace else {})
+        for tags, row, trace in ids
+    ]
+    return attach(_frame(columns), dataset, split)
+
+
+def _columns(dataset: Dataset, split: str | None, names: tuple[str, ...]) -> dict[str, list[Any]]:
     import pyarrow.compute as pc
 
     keep = None if split is None else pc.field("split") == split
-    table = dataset.store.arrow(dataset.manifest).to_table(columns=list(COLUMNS[:-1]), filter=keep)
-    columns: dict[str, Any] = {}
-    for name in table.column_names:
-        values = table.column(name).to_pylist()
-        read = [None if v is None else json.loads(v) for v in values] if name in JSON_COLUMNS else values
-        columns[name] = read
-    return _frame(columns)
+    table = dataset.store.arrow(dataset.manifest).to_table(columns=list(names), filter=keep)
+    return {name: _values(name, table.column(name).to_pylist()) for name in names}
 
 
-def _frame(columns: dict[str, Any]) -> pd.DataFrame:
+def _values(name: str, values: list[Any]) -> list[Any]:
+    return [None if v is None else json.loads(v) for v in values] if name in JSON_COLUMNS else values
+
+
+def _frame(columns: dict[str, list[Any]]) -> pd.DataFrame:
     import pandas as pd
 
     # Objects throughout: pandas' own text type would turn None into NaN, which is no value of any field.

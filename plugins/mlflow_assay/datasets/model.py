@@ -255,3 +255,16 @@ class Dataset:
         from mlflow_assay.datasets.frame import to_frame
 
         return to_frame(self, split)
+
+    def to_evaluation(self, split: str | None = None, *, outputs: bool = False) -> pd.DataFrame:
+        """A frame for `mlflow.genai.evaluate` and `mlflow_assay.evaluate`: inputs, expectations, tags.
+
+        Like `to_pandas`, it carries the dataset's identity. Tags name each row and the trace it came from.
+
+        Args:
+            split: one split only.
+            outputs: also the recorded outputs, to judge those; without them the evaluation calls a `predict_fn`.
+        """
+        from mlflow_assay.datasets.frame import to_evaluation
+
+        return to_evaluation(self, split, outputs=outputs)
