@@ -32,7 +32,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "labels": ("mlflow_assay.cli.labels:labels", "Choose what experts shall label; labels in and out as CSV."),
     "align": ("mlflow_assay.cli.align:align", "Align a judge with the experts, accepted only when proven."),
     "optimize": ("mlflow_assay.cli.optimize:optimize", "Improve an agent's prompts, accepted only when proven."),
+    "receive": ("mlflow_assay.cli.receive:receive", "Take in evaluations of other tools over OTLP."),
     "report": ("mlflow_assay.cli.report:report", "Write a stakeholder's report as one HTML page."),
+    "dashboards": ("mlflow_assay.cli.dashboards:dashboards", "List, build, check, import and preview Grafana boards."),
     "slo": ("mlflow_assay.cli.slo:slo", "Turn objectives into recording rules and alerts."),
     "demo": ("mlflow_assay.cli.demo:demo", "Play the whole loop on a simulated telecom agent."),
 }
