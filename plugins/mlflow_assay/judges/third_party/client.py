@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import httpx
     from openai import AsyncOpenAI, OpenAI
 
-__all__ = ["JudgeClient", "Meter"]
+__all__ = ["JudgeClient", "Meter", "check_provider"]
 
 _CHAT = "/chat/completions"
 _PASSED_ON = ("openai", "azure", "gateway")  # speak OpenAI's protocol themselves
@@ -144,8 +144,8 @@ class _Backend:
 
     def __init__(self, model: ModelSettings, retry: RetryPolicy) -> None:
         self.model, self._retry, self.meter = model, retry, Meter()
-        self.endpoint: Endpoint = endpoint_of(model)
-        self._provider = None if self.endpoint.provider in _PASSED_ON else _translator(model)
+        self._provider = None if _speaks_openai(model) else _translator(model)
+        self.endpoint = endpoint_of(model) if self._provider is None else _own_endpoint(model, self._provider)
 
     def ask(self, path: str, payload: dict[str, Any]) -> tuple[int, Any]:
         """One request, retried where that can help: (HTTP status, decoded reply).
@@ -232,6 +232,33 @@ class _Backend:
         error = reply.get("error", reply) if isinstance(reply, dict) else reply
         message = str(error.get("message", error) if isinstance(error, dict) else error)[:500]
         self.meter.failure = UnscoredError(reason_for_status(status), f"the judge model answered {status}: {message}")
+
+
+def _speaks_openai(model: ModelSettings) -> bool:
+    return model.uri.partition(":/")[0] in _PASSED_ON
+
+
+def check_provider(model: ModelSettings) -> None:
+    """Refuse a model whose provider no request could be sent to.
+
+    Raises:
+        ConfigError: it neither speaks OpenAI's protocol nor has an adapter in MLflow's gateway.
+    """
+    from mlflow.gateway.provider_registry import is_supported_provider
+
+    provider = model.uri.partition(":/")[0]
+    if not _speaks_openai(model) and not is_supported_provider(provider):
+        raise ConfigError(
+            f"Metrics of other libraries cannot ask {model.uri!r}: MLflow's gateway has no provider {provider!r}.",
+            fix="Put the model behind an OpenAI-compatible endpoint: openai:/NAME with --base-url, or gateway:/NAME.",
+        )
+
+
+def _own_endpoint(model: ModelSettings, provider: Any) -> Endpoint:
+    """Where a provider with a protocol of its own is asked; its adapter puts the model's name."""
+    url = model.base_url or provider.get_endpoint_url("llm/v1/chat")
+    headers = {**(provider.headers or {}), **model.headers}
+    return Endpoint(url, headers, {}, model.uri.partition(":/")[0], model.timeout_s)
 
 
 def _translator(model: ModelSettings) -> Any:

@@ -170,6 +170,10 @@ class MetricLibrary(ABC):
         if asks and model is None:
             raise ConfigError(f"The judge {self.name}/{name} needs a judge model.", fix="Give one with --model.")
         self.imported()
+        if asks and model is not None:
+            from mlflow_assay.judges.third_party.client import check_provider
+
+            check_provider(model)
         from mlflow_assay.judges.third_party.scorer import LibraryJudge
 
         measure = self.measure(metric, given)
