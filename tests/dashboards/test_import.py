@@ -86,7 +86,7 @@ def test_missing_data_sources_are_created_where_addresses_are_given(grafana):
 
 
 def test_without_data_sources_nothing_is_written(grafana):
-    with pytest.raises(ConfigError, match=r"no data source of type prometheus and none of type tempo.*--prometheus-url"):
+    with pytest.raises(ConfigError, match=r"of type prometheus and none of type tempo.*--prometheus-url"):
         run(grafana)
     assert grafana.writes == []
 

@@ -239,3 +239,62 @@ def _print(plan: list[Change], dry_run: bool, show_diff: bool, as_json: bool) ->
             click.echo("\n".join(f"              {line}" for line in change.diff.splitlines()))
     changed = sum(change.action != "unchanged" for change in plan)
     click.echo(f"{changed} of {len(plan)} {'to change' if dry_run else 'changed'}.")
+
+
+@dashboards.command()
+@_folder_of_boards
+@click.option("--prometheus", "-p", default="http://127.0.0.1:9090", show_default=True, help="Prometheus' address.")
+@click.option("--tempo", "-t", default="http://127.0.0.1:3200", show_default=True, help="Tempo's address; '' for none.")
+@click.option(
+    "--out", "-o", type=click.Path(file_okay=False, path_type=Path), default=Path("preview"), show_default=True
+)
+@click.option("--since", help="Start of the time range: 7d, 24h, an ISO date. [default: the board's own]")
+@click.option("--until", help="Its end. [default: now]")
+@click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="A variable of the boards, such as judge=tone."
+)
+def preview(
+    boards: Path | None,
+    prometheus: str,
+    tempo: str,
+    out: Path,
+    since: str | None,
+    until: str | None,
+    settings: tuple[str, ...],
+) -> None:
+    """Render each board to a static page, from the same JSON and live query results, without Grafana.
+
+    It shows layout, titles, units and series as they would be there; the look is not Grafana's.
+
+    \b
+    assay dashboards preview --prometheus http://127.0.0.1:9090 --tempo http://127.0.0.1:3200 --out preview
+    """
+    from mlflow_assay.cli.progress import Steps
+    from mlflow_assay.dashboards.asking import Asker
+    from mlflow_assay.dashboards.preview import preview as render
+    from mlflow_assay.errors import ConfigError
+
+    if wrong := [setting for setting in settings if "=" not in setting]:
+        raise ConfigError(f"--set {wrong[0]!r} cannot be read.", valid="NAME=VALUE")
+    found, asker = _boards(boards), Asker(prometheus.rstrip("/"), tempo.rstrip("/") or None)
+    chosen = dict(setting.split("=", 1) for setting in settings)
+    out.mkdir(parents=True, exist_ok=True)
+    with Steps("Boards", len(found)) as steps:
+        for board in found:
+            page = render(board, asker, _span(board, since, until), chosen)
+            (out / f"{board.uid}.html").write_text(page, encoding="utf-8")
+            steps.step(note=board.title)
+    for board in found:
+        click.echo(str(out / f"{board.uid}.html"))
+
+
+def _span(board: BoardFile, since: str | None, until: str | None) -> Any:
+    import time
+
+    from mlflow_assay.dashboards.asking import Range
+    from mlflow_assay.sources.mlflow_store import parse_since
+
+    end = time.time() if until is None else parse_since(until) / 1000
+    own = board.model["time"]["from"].removeprefix("now-")
+    start = end - (time.time() - parse_since(own) / 1000) if since is None else parse_since(since) / 1000
+    return Range(start, end, step=max(15.0, (end - start) / 240))
