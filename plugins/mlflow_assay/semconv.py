@@ -96,6 +96,7 @@ LABELING_QUEUE: Final = "assay.labeling.queue"  # id of the review queue behind 
 SOURCE_FORMAT: Final = "assay.source.format"  # importer's name
 SOURCE_ID: Final = "assay.source.id"  # stable id of the recorded run or assessment; makes an import idempotent
 SOURCE_TIMES: Final = "assay.source.times"  # whether the trace's times are recorded ones; says so when not
+SOURCE_TIME: Final = "assay.source.time"  # of an evaluation that came over OTLP: when it was made, ISO 8601
 SOURCE_LABEL: Final = "assay.source.label"  # the name the recording gave its batch of runs
 TAG_DOMAIN: Final = "domain"
 TAG_TASK: Final = "task"
