@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_assay.cli.bridge_kpis import kpis
 from mlflow_assay.cli.bridge_options import make_sinks, outbox_option, sink_options
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ _json: Callable[..., Any] = click.option("--json", "as_json", is_flag=True, help
 @click.group()
 def bridge() -> None:
     """See what `assay watch` has shipped, and mend what has not arrived."""
+
+
+bridge.add_command(kpis)
 
 
 @bridge.command()

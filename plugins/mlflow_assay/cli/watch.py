@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_assay.cli.bridge_kpis import gauge_options, make_gauges
 from mlflow_assay.cli.bridge_options import make_sinks, outbox_option, sink_options
 from mlflow_assay.cli.options import judges_path, model_options, model_settings, read_texts
 from mlflow_assay.errors import ConfigError
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mlflow_assay.redaction import Redactor
 
 _logger = logging.getLogger(__name__)
+_PUSH_S = 30.0
 
 
 @click.command()
@@ -72,6 +74,7 @@ _logger = logging.getLogger(__name__)
     show_default=True,
     help="Seconds between KPI gauges; 0: none. They need --otlp-endpoint.",
 )
+@gauge_options
 @click.option(
     "--poll", type=click.FloatRange(min=0.05), default=2.0, show_default=True, help="Seconds between looks at MLflow."
 )
@@ -151,6 +154,9 @@ class _Request:
     redact: bool
     redaction_file: str | None
     kpi_every: float
+    labels: tuple[str, ...]
+    targets: tuple[str, ...]
+    gold: str | None
     poll: float
     once: bool
     timeout_once: float
@@ -293,13 +299,22 @@ def _kpis(request: _Request, closing: list[Any]) -> list[Periodic]:
 
     if request.otlp_endpoint is None or request.kpi_every <= 0:
         return []
-    from mlflow_assay.kpis.gauges import KpiGauges
-
     tasks = []
     for name in dict.fromkeys(request.experiments):
-        gauges = KpiGauges(name, judges=request.judges, endpoint=request.otlp_endpoint)
+        gauges = make_gauges(
+            name,
+            labels=request.labels,
+            targets=request.targets,
+            gold=request.gold,
+            by=[f"tag:{tag}" for tag in request.slices],
+            every_s=request.kpi_every,
+            paths=request.paths,
+            endpoint=request.otlp_endpoint,
+        )
         closing.append(gauges.close)
-        tasks.append(Periodic(f"kpi-{name}", request.kpi_every, lambda g=gauges: _update(g)))  # type: ignore[misc]
+        # Pushed far more often than computed: Prometheus forgets a gauge after five minutes.
+        pause = min(request.kpi_every, _PUSH_S)
+        tasks.append(Periodic(f"kpi-{name}", pause, lambda g=gauges: _update(g)))  # type: ignore[misc]
     return tasks
 
 
