@@ -54,6 +54,7 @@ class Gepa(PromptOptimizer):
             reflection_lm=task.writer,
             reflection_minibatch_size=min(self.minibatch, len(task.train)),
             max_metric_calls=self.max_metric_calls or 10 * (len(task.train) + len(task.validation)),
+            stop_callbacks=[lambda _: task.over],
             logger=_Silent(),
             display_progress_bar=False,
             seed=task.seed,

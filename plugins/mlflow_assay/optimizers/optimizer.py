@@ -14,7 +14,7 @@ from mlflow.genai.optimize.optimizers import BasePromptOptimizer
 from mlflow.genai.optimize.types import EvaluationResultRecord, PromptOptimizerOutput
 
 from mlflow_assay.contracts import ModelSettings
-from mlflow_assay.errors import ConfigError, NotTrustedError
+from mlflow_assay.errors import AssayError, ConfigError, NotTrustedError
 from mlflow_assay.optimizers.journal import Journal, digest
 from mlflow_assay.optimizers.rollouts import Purse, SpentError
 from mlflow_assay.optimizers.task import Candidate, Example, Score, Task
@@ -80,9 +80,22 @@ class PromptOptimizer(BasePromptOptimizer):
                 raise
         except Exception:
             # Libraries wrap or swallow what ended their search; a spent budget is an ordinary end of it.
-            if task.spent is None or not task.candidates:
+            if not task.over or not task.candidates:
                 raise
+        self._check_writer(task)
         return task.best
+
+    def _check_writer(self, task: Task) -> None:
+        """A writing model that stopped answering ends the search; with nothing found before, it is an error."""
+        if task.writer is None or task.writer.broken is None:
+            return
+        if task.best.number == 0:
+            raise AssayError(
+                f"The model that writes prompts, {task.writer.model.uri!r}, did not answer; nothing was changed.",
+                found=task.writer.broken,
+                fix="The same command goes on from here when it does.",
+            )
+        task.spent = f"The model that writes prompts stopped answering ({task.writer.broken})."
 
     def optimize(
         self,

@@ -109,6 +109,11 @@ class Task:
         self.spent: str | None = None
 
     @property
+    def over(self) -> bool:
+        """Whether nothing more can be tried or written: for libraries that swallow what ends their search."""
+        return self.spent is not None or (self.writer is not None and self.writer.broken is not None)
+
+    @property
     def candidates(self) -> tuple[Candidate, ...]:
         """All so far, in order."""
         return tuple(self._tried.values())

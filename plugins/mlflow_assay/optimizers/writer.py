@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mlflow_assay.contracts import ModelSettings
+from mlflow_assay.contracts import ModelSettings, Unscored, UnscoredError
 from mlflow_assay.optimizers.journal import Journal, digest
 from mlflow_assay.optimizers.rollouts import Purse
 
 __all__ = ["Writer"]
 
+_PATIENCE = 2
 # What a library may set for a call; anything else it passes is meant for itself.
 _PARAMS = ("temperature", "max_tokens", "max_completion_tokens", "top_p", "stop", "seed")
 
@@ -29,13 +30,16 @@ class Writer:
     def __init__(self, model: ModelSettings, purse: Purse, journal: Journal) -> None:
         self.model, self._purse, self._journal = model, purse, journal
         self._asked: Counter[str] = Counter()
+        self._failures = 0
+        self.broken: str | None = None
 
     def write(self, messages: Sequence[Mapping[str, Any]], **params: Any) -> str:
         """The model's reply as text.
 
         Raises:
             SpentError: the budget does not cover the call.
-            UnscoredError: there is no reply, with the reason.
+            UnscoredError: there is no reply, with the reason. After two in a row nothing more is asked: `broken` says
+                why, since libraries tend to swallow the failure of a call and ask on.
         """
         from mlflow_assay.engine.completing import complete
 
@@ -46,6 +50,8 @@ class Writer:
         self._asked[key] += 1
         if (known := self._journal.get("text", key, number)) is not None:
             return str(known["text"])
+        if self.broken is not None:
+            raise UnscoredError(Unscored.PROVIDER_ERROR, self.broken)
         estimate = self._purse.reserve("writer")
         usd: float | None = None
         tokens: int | None = None
@@ -53,6 +59,13 @@ class Writer:
             reply = complete(self.model, listed, wanted)
             usd = reply.usd
             tokens = None if reply.input_tokens is None else reply.input_tokens + (reply.output_tokens or 0)
+            self._failures = 0
+        except UnscoredError as error:
+            self._failures += 1
+            usd = error.metadata.get("usd")
+            if self._failures >= _PATIENCE:
+                self.broken = f"{error.reason.value}: {error.detail}"
+            raise
         finally:
             self._purse.settle("writer", estimate, usd, tokens)
         self._journal.put("text", key, {"text": reply.text, "usd": usd, "tokens": tokens})
