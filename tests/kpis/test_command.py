@@ -17,7 +17,7 @@ from mlflow_assay.testing import FarEnd
 def judged(log_trace):
     for value in (True, True, False):
         trace_id = log_trace(tags={"domain": "billing"})
-        mlflow.log_feedback(trace_id=trace_id, name="tone", value=value, source=AssessmentSource("LLM_JUDGE", "j"))
+        mlflow.log_feedback(trace_id=trace_id, name="my_judge", value=value, source=AssessmentSource("LLM_JUDGE", "j"))
 
 
 def run(*arguments):
@@ -28,6 +28,7 @@ def test_it_shows_what_the_worker_publishes(judged):
     done = run("--by", "tag:domain", "--json")
     assert done.exit_code == 0, done.output
     gauges = json.loads(done.stdout)["gauges"]
+
     raw = {row["labels"].get("assay_slice"): row["value"] for row in gauges if row["metric"] == "assay_kpi_raw"}
     assert raw[None] == raw["domain=billing"] == pytest.approx(2 / 3)
 
