@@ -91,7 +91,8 @@ deliveries = sa.Table(
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     sa.Column("due_ms", sa.BigInteger, nullable=False),
     sa.Column("recorded_ms", sa.BigInteger, nullable=False),
-    sa.Column("tried_ms", sa.BigInteger),  # first attempt
+    sa.Column("tried_ms", sa.BigInteger),  # last attempt
+    sa.Column("strikes", sa.Integer, nullable=False, default=0),  # failures while the sink took others
     sa.Column("done_ms", sa.BigInteger),
     sa.Column("owner", sa.String(200)),
     sa.Column("leased_ms", sa.BigInteger),

@@ -33,8 +33,8 @@ class Retry:
     Attributes:
         first_s, most_s: the wait after the first failure, which doubles up to the most; seconds.
         jitter: share by which a wait is shortened at random, in [0, 1].
-        give_up_after: attempts after which a delivery is dead, provided the sink took others meanwhile: an outage of
-            the whole sink kills none.
+        give_up_after: failures after which a delivery is dead, counting only those while the sink took others: an
+            outage of the whole sink kills none.
     """
 
     first_s: float = 1.0
@@ -201,14 +201,18 @@ class Deliveries:
         self, connection: sa.Connection, owner: str, claimed: Claimed, delivery: Delivery, now: int, ok_ms: int
     ) -> None:
         attempts = claimed.attempts + 1
-        this = (
-            (db.deliveries.c.id == claimed.id) & (db.deliveries.c.state == "pending") & (db.deliveries.c.owner == owner)
-        )
-        tried = connection.execute(sa.select(db.deliveries.c.tried_ms).where(this)).scalar() or now
-        values = {"attempts": attempts, "tried_ms": tried, "owner": None, "leased_ms": None}
+        this = (db.deliveries.c.id == claimed.id) & (db.deliveries.c.owner == owner)
+        this &= db.deliveries.c.state == "pending"
+        held = connection.execute(sa.select(db.deliveries.c.tried_ms, db.deliveries.c.strikes).where(this)).first()
+        if held is None:
+            return  # another worker has taken it over
+        strikes = held.strikes + (ok_ms > (held.tried_ms if held.tried_ms is not None else now - 1))
+        values = {"attempts": attempts, "tried_ms": now, "strikes": strikes, "owner": None, "leased_ms": None}
         detail = delivery.detail[:_LONGEST_DETAIL] or None
-        if attempts >= self.retry.give_up_after and ok_ms > tried:
-            given_up = f"given up after {attempts} attempts: {delivery.detail}"[:_LONGEST_DETAIL]
+        if strikes >= self.retry.give_up_after:
+            given_up = f"given up after {strikes} failures while the sink took others: {delivery.detail}"[
+                :_LONGEST_DETAIL
+            ]
             values |= {"state": "dead", "done_ms": now, "detail": given_up}
         else:
             wait = max(self.retry.wait_s(attempts), delivery.retry_after_s or 0.0)
@@ -342,6 +346,7 @@ class Deliveries:
         values = {
             "state": "pending",
             "attempts": 0,
+            "strikes": 0,
             "due_ms": 0,
             "tried_ms": None,
             "done_ms": None,

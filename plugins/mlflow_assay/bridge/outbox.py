@@ -365,6 +365,7 @@ def _delivery_row(key: str, assessment_id: str, revision: int, sink: str, now: i
         "revision": revision,
         "state": "pending",
         "attempts": 0,
+        "strikes": 0,
         "due_ms": 0,
         "recorded_ms": now,
     }
