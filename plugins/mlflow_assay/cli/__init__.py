@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "labels": ("mlflow_assay.cli.labels:labels", "Choose what experts shall label; labels in and out as CSV."),
     "align": ("mlflow_assay.cli.align:align", "Align a judge with the experts, accepted only when proven."),
     "optimize": ("mlflow_assay.cli.optimize:optimize", "Improve an agent's prompts, accepted only when proven."),
+    "env": ("mlflow_assay.cli.env:env", "Print the variables that send traces to an endpoint, and check it."),
     "receive": ("mlflow_assay.cli.receive:receive", "Take in evaluations of other tools over OTLP."),
     "report": ("mlflow_assay.cli.report:report", "Write a stakeholder's report as one HTML page."),
     "dashboards": ("mlflow_assay.cli.dashboards:dashboards", "List, build, check, import and preview Grafana boards."),
