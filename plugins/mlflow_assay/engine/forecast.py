@@ -32,7 +32,8 @@ class JudgeForecast:
         sampled: verdicts the estimates are made from.
         missing: estimated verdicts that lack a field the judge needs: unscored without a call.
         cached: estimated verdicts the cache holds.
-        calls: estimated calls of the judge, or of a composite's judges; without a model they cost nothing.
+        calls: estimated calls of the judge, or of a composite's judges; without a model they cost nothing. For a metric
+            of another library, the least it declares.
         input_tokens, output_tokens, cost_usd: estimates; None where unknown, and `basis` says why.
         basis: what the estimates rest on.
     """
@@ -103,7 +104,7 @@ def _of_judge(plan: Plan, engine: LocalEngine, index: int, sample: int) -> Judge
         len(jobs),
         round(scale * sum(job.lack is not None for job in jobs)),
         round(scale * sum(part.known is not None for job in jobs for part in job.all())),
-        round(scale * len(asked)),
+        round(scale * sum(max(1, part.bound.contract.least_calls) for part in asked)),
         given,
         made,
         usd,

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from mlflow_assay import semconv
-from mlflow_assay.contracts import INHERENT, BoundJudge, Composite, Sink, Unscored, UnscoredError
+from mlflow_assay.contracts import INHERENT, BoundJudge, Composite, DeclaringScorer, Sink, Unscored, UnscoredError
 from mlflow_assay.engine import judging
 from mlflow_assay.engine.budget import Budget, SharedBudget, Spend
 from mlflow_assay.engine.cache import CachedVerdict, VerdictCache, key
@@ -46,6 +46,7 @@ _WRITE_BATCH = 500
 _WRITE_WAIT_S = 0.25
 _LOOK_AGAIN_S = 0.5
 _HELD_FOR_S = 120.0  # longer than a call may take with its retries: whoever reserved that is dead
+_WAITING_THREADS = 32
 _GUESSED_TOKENS = 300  # a judge's system prompt, schema and reply, before the first call has told
 
 T = TypeVar("T")
@@ -73,7 +74,8 @@ class Options:
 
     Attributes:
         concurrency: judge calls in flight per endpoint at most.
-        threads: threads for judges that can only be called synchronously.
+        threads: threads for judges that can only be called synchronously; at least as many as calls may be in flight,
+            up to 32, where these are metrics of other libraries that ask a model.
         page: traces read at once.
         retry: what to do about 429, 5xx and lost connections.
         cache: verdicts known already; None judges everything anew.
@@ -164,7 +166,7 @@ class LocalEngine:
         jobs: asyncio.Queue[_Job | None] = asyncio.Queue(maxsize=2 * workers)
         done: asyncio.Queue[tuple[_Job, Feedback] | None] = asyncio.Queue(maxsize=2 * _WRITE_BATCH)
         connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
-        with ThreadPoolExecutor(self._options.threads, "assay-judge") as pool:
+        with ThreadPoolExecutor(self._threads(), "assay-judge") as pool:
             async with aiohttp.ClientSession(connector=connector, trust_env=_behind_proxy()) as http:
                 writer = asyncio.create_task(self._write(done))
                 team = [asyncio.create_task(self._work(jobs, done, http, pool)) for _ in range(workers)]
@@ -173,6 +175,13 @@ class LocalEngine:
                     await _all_or_first_failure([reader, *team, writer], after=lambda: done.put(None), last=writer)
                 finally:
                     await _wind_down([reader, *team], done, writer)
+
+    def _threads(self) -> int:
+        """Threads for judges called synchronously; more where these mostly wait for a model they ask themselves."""
+        called = [callee for judge in self._plan.judges for callee in judge.callees()]
+        waiting = any(isinstance(j.scorer, DeclaringScorer) and j.contract.calls_llm for j in called)
+        at_most = min(self._options.concurrency, _WAITING_THREADS)
+        return max(self._options.threads, at_most) if waiting else self._options.threads
 
     # --- reading ----------------------------------------------------------------------------------------
 

@@ -176,8 +176,8 @@ class MetricLibrary(ABC):
             check_provider(model)
         from mlflow_assay.judges.third_party.scorer import LibraryJudge
 
-        measure = self.measure(metric, given)
         needs = fields.needs(self.reads(metric, given))
+        measure = self.measure(metric, given)
         return LibraryJudge(self, metric, measure, fields, needs, model if asks else None)
 
     def imported(self) -> Any:
