@@ -173,17 +173,21 @@ class Sink:
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
         found = []
-        for request in self.requests:
+        for request in (r for r in self.requests if r.path.endswith("/traces")):
             message = ExportTraceServiceRequest.FromString(request.body)
             found += [s for r in message.resource_spans for scope in r.scope_spans for s in scope.spans]
         return found
+
+    def spans_named(self, part: str) -> list[Any]:
+        """Those whose name contains `part`."""
+        return [span for span in self.spans() if part in span.name]
 
     def records(self) -> list[Any]:
         """Every log record received, as protobuf messages."""
         from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
         found = []
-        for request in self.requests:
+        for request in (r for r in self.requests if r.path.endswith("/logs")):
             message = ExportLogsServiceRequest.FromString(request.body)
             found += [s for r in message.resource_logs for scope in r.scope_logs for s in scope.log_records]
         return found
