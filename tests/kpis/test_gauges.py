@@ -32,8 +32,10 @@ def gauges(contracts):
 
 
 def pick(found, name, **labels):
-    """The one value of a gauge with exactly these labels beside window, experiment and judge."""
+    """The one value of a gauge with exactly these labels beside window, experiment, judge; all agents unless said."""
     wanted = {getattr(semconv, key): value for key, value in labels.items()}
+    if semconv.GEN_AI_AGENT in semconv.METRICS[name].labels:
+        wanted.setdefault(semconv.GEN_AI_AGENT, semconv.ALL_AGENTS)
     aside = {semconv.EVALUATION_NAME, semconv.WINDOW, semconv.EXPERIMENT_ID, semconv.METHOD, semconv.JUDGE_VERSION}
     chosen = [
         v
@@ -68,7 +70,8 @@ def test_rates_are_what_assay_kpi_says(write, gauges, contracts):
     assert pick(found, semconv.M_KPI_LABELLED) == 30
     assert pick(found, semconv.M_KPI_UNITS) == 60
     assert pick(found, semconv.M_KPI_COMPUTED) == NOW / 1000
-    methods = {own[semconv.METHOD] for n, own, _ in found if n == semconv.M_KPI_RATE and len(own) == 4}
+    totals = [own for n, own, _ in found if n == semconv.M_KPI_RATE and own[semconv.GEN_AI_AGENT] == semconv.ALL_AGENTS]
+    methods = {own[semconv.METHOD] for own in totals if semconv.SLICE not in own}
     assert methods == {"corrected"}
 
 
@@ -131,7 +134,7 @@ def test_each_window_has_its_own_traces(write, gauges):
     assert judged == {"24h": 1, "7d": 2, "28d": 3}
 
 
-def test_agents_and_slices_have_gauges_of_their_own_and_the_total_has_neither_label(write, gauges):
+def test_agents_and_slices_have_gauges_of_their_own_and_the_total_names_all_agents(write, gauges):
     for agent, domain, passed in [("a", "x", True), ("a", "y", True), ("b", "x", False), (None, "x", False)]:
         write(passed, agent=agent, tags={"domain": domain})
     found = gauges(by=("tag:domain",)).compute(NOW)
@@ -291,7 +294,12 @@ def test_rows_carry_the_names_of_prometheus(write, gauges):
     rows = json.loads(json.dumps(to_rows(gauges().compute(NOW))))
     raw = next(row for row in rows if row["metric"] == "assay_kpi_raw")
     assert raw["value"] == 1
-    assert raw["labels"] == {"gen_ai_evaluation_name": JUDGE, "assay_window": "24h", "mlflow_experiment_id": "1"}
+    assert raw["labels"] == {
+        "gen_ai_evaluation_name": JUDGE,
+        "gen_ai_agent_name": "all",
+        "assay_window": "24h",
+        "mlflow_experiment_id": "1",
+    }
 
 
 @pytest.mark.parametrize(

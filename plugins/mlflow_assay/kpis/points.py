@@ -1,7 +1,7 @@
 """The gauges of one window: each function turns what the trust code says into (metric, labels, value).
 
-A total has no agent and no slice (empty labels); what is about an agent or a slice names it. What cannot be said
-is absent, never 0.
+A total names `semconv.ALL_AGENTS` as its agent and has no slice; so has a slice of all agents' runs. What cannot be
+said is absent, never 0.
 """
 
 from __future__ import annotations
@@ -57,11 +57,12 @@ def _groups(snapshot: Snapshot, rows: Sequence[Row], by: Sequence[str]) -> list[
             if value := row.groups.get(one):
                 members.setdefault((semconv.SLICE, f"{one.partition(':')[2] or one}={value}"), []).append(row.trace_id)
     kept: Counter[str] = Counter()
-    groups = [_Group({}, frozenset(row.trace_id for row in rows))]
+    every = {semconv.GEN_AI_AGENT: semconv.ALL_AGENTS}
+    groups = [_Group(every, frozenset(row.trace_id for row in rows))]
     for (label, value), ids in sorted(members.items(), key=lambda item: -len(item[1])):
         kept[label] += 1
         if kept[label] <= _MOST_SLICES:
-            groups.append(_Group({label: value}, frozenset(ids)))
+            groups.append(_Group({**every, label: value}, frozenset(ids)))
     return groups
 
 
@@ -137,7 +138,8 @@ def alarm(snapshot: Snapshot, length: str, judge: str, target: float | None) -> 
     if held is not None and 0 < held < 1 and judge in block.found:
         seen = watch(list(block.found[judge].verdicts.values()), held)
         if seen.alarm.seen:
-            yield semconv.M_KPI_ALARM, {semconv.EVALUATION_NAME: judge}, seen.alarm.highest
+            labels = {semconv.EVALUATION_NAME: judge, semconv.GEN_AI_AGENT: semconv.ALL_AGENTS}
+            yield semconv.M_KPI_ALARM, labels, seen.alarm.highest
 
 
 def _held(window: Window, judge: str) -> float | None:
