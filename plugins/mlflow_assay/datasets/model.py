@@ -66,6 +66,11 @@ class DatasetRow:
     id: str = ""
 
     def __post_init__(self) -> None:
+        if self.inputs is None:
+            raise ConfigError("A row needs inputs.", found="None", valid="what the agent is asked")
+        for name in ("trace_id", "session", "slice", "split", "group"):
+            if getattr(self, name) == "":
+                object.__setattr__(self, name, None)
         if self.split is not None and self.split not in SPLITS:
             raise ConfigError(f"A row's split cannot be {self.split!r}.", valid=[*SPLITS, "None"])
         if not self.id:
