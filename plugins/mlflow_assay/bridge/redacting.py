@@ -15,13 +15,16 @@ __all__ = ["redacting"]
 def redacting(redactor: Redactor) -> Redact:
     """Masks everything in a revision that a person or a model may have written freely.
 
-    That is the value, rationale, reason, source, metadata, conversation and copied tags. Left as they are: ids, the
-    names of judge, agent, model, service and prompt, numbers and times.
+    That is the value, rationale, reason, source, metadata, conversation and copied tags, and the agent's and model's
+    names, which come from spans where no tag says them. Left as they are: ids, the names of judge, service and
+    prompt, numbers and times.
     """
 
     def redact(revision: AssessmentRevision) -> AssessmentRevision:
         trace = replace(
             revision.trace,
+            agent=_text(redactor, revision.trace.agent),
+            model=_text(redactor, revision.trace.model),
             conversation=_text(redactor, revision.trace.conversation),
             slices=_texts(redactor, revision.trace.slices),
         )

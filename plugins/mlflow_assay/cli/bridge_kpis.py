@@ -12,6 +12,7 @@ from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlflow_assay.kpis.gauges import KpiGauges
+    from mlflow_assay.redaction import Redactor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -56,6 +57,7 @@ def make_gauges(
     judges: Sequence[str] = (),
     paths: tuple[str, ...] = (),
     endpoint: str | None = None,
+    redactor: Redactor | None = None,
 ) -> KpiGauges:
     """The gauges of one experiment, from options.
 
@@ -75,6 +77,7 @@ def make_gauges(
         contracts=contracts(paths),
         every_s=every_s,
         endpoint=endpoint,
+        redactor=redactor,
     )
 
 

@@ -310,6 +310,7 @@ def _kpis(request: _Request, closing: list[Any]) -> list[Periodic]:
             every_s=request.kpi_every,
             paths=request.paths,
             endpoint=request.otlp_endpoint,
+            redactor=_redactor(request),
         )
         closing.append(gauges.close)
         # Pushed far more often than computed: Prometheus forgets a gauge after five minutes.

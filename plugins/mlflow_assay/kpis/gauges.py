@@ -18,6 +18,7 @@ from mlflow_assay.kpis import points
 from mlflow_assay.kpis.points import Gauge
 from mlflow_assay.kpis.snapshot import Snapshot, hours_of, take
 from mlflow_assay.labels.window import LabelChoice, Window, parse_labels
+from mlflow_assay.redaction import Redactor
 from mlflow_assay.sinks.http import number
 from mlflow_assay.sinks.meters import gauges_message
 from mlflow_assay.sinks.otlp import OtlpClient
@@ -41,6 +42,8 @@ class KpiGauges:
         contracts: pass rules by assessment name; None takes the catalogue's.
         every_s: seconds for which computed gauges are pushed again rather than computed anew.
         endpoint, timeout_s: see `sinks.otlp.OtlpClient`.
+        redactor: a gauge in whose labels it finds something is not pushed: agents' names and tags come from traces,
+            and masked they could no longer be told apart. None pushes all.
 
     Raises:
         ConfigError: a window, breakdown, target or label choice is not one.
@@ -60,7 +63,9 @@ class KpiGauges:
         every_s: float = 300.0,
         endpoint: str | None = None,
         timeout_s: float | str | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
+        self._redactor = redactor
         self._hours = {window: hours_of(window) for window in windows}
         if not self._hours:
             raise ConfigError("KPI gauges need a window.", valid="for example 24h")
@@ -84,13 +89,16 @@ class KpiGauges:
             SinkError: the push was not acknowledged.
         """
         if self._last is None or time.monotonic() - self._last[0] >= self._every:
-            self._last = (time.monotonic(), self.compute())
+            self._last = (time.monotonic(), [gauge for gauge in self.compute() if self._may_leave(gauge)])
         found = self._last[1]
         if found:
             reply = self._client.post(gauges_message(found))
             if not reply.accepted:
                 raise SinkError(f"The KPI gauges could not be pushed: {reply.problem}.")
         return found
+
+    def _may_leave(self, gauge: Gauge) -> bool:
+        return self._redactor is None or not self._redactor.redact(dict(gauge[1])).counts
 
     def compute(self, now_ms: int | None = None) -> list[Gauge]:
         """The gauges (metric name, labels, value) as of a time; None is now. Nothing is sent.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,12 @@ def mask_span(span: ReadableSpan, redactor: Redactor) -> ReadableSpan:
     if live is not None:
         for part in ("_name", "_attributes", "_events", "_links", "_status"):
             setattr(live._span, part, getattr(safe, part))
+        live._links = [_masked_link(link, redactor) for link in live._links]  # MLflow keeps its own beside the span's
     return safe
+
+
+def _masked_link(link: Any, redactor: Redactor) -> Any:
+    return dataclasses.replace(link, attributes=redactor.redact(link.attributes).value)
 
 
 def mask_trace(root: ReadableSpan, settings: Settings) -> None:
