@@ -18,6 +18,7 @@ BUILDER = "go.opentelemetry.io/collector/cmd/builder@v0.161.0"
 MANIFEST = ROOT / "compose" / "collector" / "builder.yaml"
 TEMPO = Path(__file__).parents[1] / "tempo"
 COMPOSE = Path(__file__).parents[1] / "compose_config"
+KAFKA = Path(__file__).parents[1] / "kafka"
 DEBIAN_POSTGRES = "/usr/lib/postgresql"
 
 
@@ -48,8 +49,16 @@ def _tempo_path() -> Path:
     return _binary("tempo", TEMPO / "go.mod", TEMPO / "go.sum")
 
 
+def _command_path(name: str, folder: Path) -> Path:
+    return _binary(name, *(folder / file for file in ("main.go", "go.mod", "go.sum")))
+
+
 def _compose_path() -> Path:
-    return _binary("compose-config", *(COMPOSE / name for name in ("main.go", "go.mod", "go.sum")))
+    return _command_path("compose-config", COMPOSE)
+
+
+def _kafka_path() -> Path:
+    return _command_path("kafka", KAFKA)
 
 
 def _built(path: Path, what: str) -> Path:
@@ -73,6 +82,11 @@ def tempo() -> Path:
 def compose() -> Path:
     """What `docker compose config` does, without Docker: tests/stack/compose_config."""
     return _built(_compose_path(), "the reader of compose files")
+
+
+def kafka() -> Path:
+    """A Kafka broker in memory: tests/stack/kafka."""
+    return _built(_kafka_path(), "the in-memory Kafka broker")
 
 
 def prometheus() -> Path:
@@ -130,10 +144,15 @@ def _build_compose(target: Path) -> None:
     _go_build(target, COMPOSE, ".")
 
 
+def _build_kafka(target: Path) -> None:
+    _go_build(target, KAFKA, ".")
+
+
 BUILDS: dict[str, tuple[Callable[[], Path], Callable[[Path], None]]] = {
     "collector": (_collector_path, _build_collector),
     "tempo": (_tempo_path, _build_tempo),
     "compose": (_compose_path, _build_compose),
+    "kafka": (_kafka_path, _build_kafka),
 }
 
 

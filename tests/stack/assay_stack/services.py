@@ -7,6 +7,7 @@ import os
 import pwd
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -142,7 +143,7 @@ def answers(url: str) -> bool:
     """Whether a GET of the URL is answered with success."""
     try:
         with urllib.request.urlopen(url, timeout=2) as response:  # noqa: S310 - loopback
-            return 200 <= response.status < 300
+            return bool(200 <= response.status < 300)
     except (urllib.error.URLError, OSError):
         return False
 
@@ -198,6 +199,27 @@ class Collector(Service):
 
     def healthy(self) -> bool:
         return answers(f"http://{self.health}")
+
+
+class Kafka(Service):
+    """A Kafka broker in memory that speaks the real protocol; a restart empties it."""
+
+    name = "kafka"
+
+    def __init__(self, folder: Path, ports: Ports) -> None:
+        super().__init__(folder)
+        self.port = ports.next()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def command(self) -> list[str]:
+        return [str(build.kafka()), "-port", str(self.port)]
+
+    def healthy(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
 class Tempo(Service):

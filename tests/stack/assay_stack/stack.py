@@ -36,7 +36,9 @@ def _plain(attributes: list[dict[str, Any]]) -> dict[str, Any]:
     """OTLP attributes as a plain dictionary."""
 
     def value(any_value: dict[str, Any]) -> Any:
-        kind, found = next(iter(any_value.items()), ("stringValue", None))
+        if not any_value:
+            return None
+        (kind, found), *_ = any_value.items()
         if kind == "intValue":
             return int(found)
         return [value(v) for v in found.get("values", [])] if kind == "arrayValue" else found
