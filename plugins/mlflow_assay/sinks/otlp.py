@@ -13,7 +13,7 @@ import json
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -175,10 +175,17 @@ def resource() -> Resource:
 
     `OTEL_RESOURCE_ATTRIBUTES` adds to it and overrides it.
     """
+    told = tuple(os.environ.get(name, "") for name in ("OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME"))
+    return _resource(told)
+
+
+@lru_cache(maxsize=8)
+def _resource(told: tuple[str, ...]) -> Resource:
+    """Made once for what the environment tells: the SDK looks through all installed packages for detectors."""
     from opentelemetry.sdk.resources import Resource
 
     given = Resource.create()
-    own: dict[str, Any] = {"service.version": version("mlflow-assay"), semconv.SERVICE_INSTANCE: _instance()}
+    own: dict[str, Any] = {"service.version": _version(), semconv.SERVICE_INSTANCE: _instance()}
     kept = {key: value for key, value in given.attributes.items() if key != semconv.SERVICE_NAME}
     name = str(given.attributes.get(semconv.SERVICE_NAME, ""))
     own[semconv.SERVICE_NAME] = "mlflow-assay" if name.startswith("unknown_service") else name
@@ -196,7 +203,12 @@ def proto_scope() -> Any:
     """The instrumentation scope as an OTLP message."""
     from opentelemetry.proto.common.v1.common_pb2 import InstrumentationScope
 
-    return InstrumentationScope(name=SCOPE, version=version("mlflow-assay"))
+    return InstrumentationScope(name=SCOPE, version=_version())
+
+
+@cache
+def _version() -> str:
+    return version("mlflow-assay")
 
 
 def attributes(values: Mapping[str, Any]) -> list[KeyValue]:
