@@ -103,14 +103,14 @@ def contestant(prompt: str, ours: bool) -> str:
     return next(who for who, said in found if ("arrives" in said) == ours)
 
 
-def bind(name: str, model: Any, **params: Any) -> BoundJudge:
+def bind(name: str, judge_model: Any, /, **params: Any) -> BoundJudge:
     """A metric ready to run, with what it cannot do without."""
     metric = METRICS[name]
     given = {**PARAMS.get(name, {}), **params}
-    scorer = LIBRARY.build(name, given, model)
+    scorer = LIBRARY.build(name, given, judge_model)
     calls_llm = LIBRARY.asks_model(name, given)
     contract = replace(metric.contract("deepeval", "deepeval"), needs=scorer.needs, calls_llm=calls_llm)
-    return BoundJudge(contract, scorer, "0" * 16, model if calls_llm else None)
+    return BoundJudge(contract, scorer, "0" * 16, judge_model if calls_llm else None)
 
 
 def verdict(bound: BoundJudge, trace: Any, session: tuple[Any, ...] = ()) -> Any:

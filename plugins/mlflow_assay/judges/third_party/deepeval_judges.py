@@ -140,6 +140,11 @@ class _Given:
         """The parameters as DeepEval's own objects; new ones each time, since metrics change theirs."""
         name, given = self.metric.name, dict(self._params)
         if name in _CRITERIA:
+            if not given.get("criteria") and not given.get("evaluation_steps"):
+                raise ConfigError(
+                    f"The judge deepeval/{name} needs `criteria` or `evaluation_steps`.",
+                    fix=f"Set them in a YAML definition: `uses: deepeval/{name}` and `with:`.",
+                )
             given.setdefault("name", name)
             given["evaluation_params"] = _enumerated(name, given.get("evaluation_params", _DEFAULT_PARAMS[name]))
         if name == "ToolCorrectnessMetric" and "evaluation_params" in given:
