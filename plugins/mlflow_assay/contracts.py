@@ -798,11 +798,14 @@ class DatasetStore(Protocol):
         """
         ...
 
-    def append(self, name: str, rows: Iterable[DatasetRow], about: About, *, replace: bool = False) -> Manifest:
+    def append(
+        self, name: str, rows: Iterable[DatasetRow], about: About, *, replace: bool = False, expect: int | None = None
+    ) -> Manifest:
         """Store a new version that holds the latest one's rows and these.
 
         Rows that are there already, unchanged, are left out. A row with the id of another content is an error, or with
-        `replace` takes its place.
+        `replace` takes its place. What `about` leaves open of the rules for the data is as before. `expect` is as in
+        `write`.
         """
         ...
 

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "optimize": ("mlflow_assay.cli.optimize:optimize", "Improve an agent's prompts, accepted only when proven."),
     "env": ("mlflow_assay.cli.env:env", "Print the variables that send traces to an endpoint, and check it."),
     "receive": ("mlflow_assay.cli.receive:receive", "Take in evaluations of other tools over OTLP."),
+    "dataset": ("mlflow_assay.cli.dataset:dataset", "Make test sets of traces; versions, SQL, other forms."),
     "report": ("mlflow_assay.cli.report:report", "Write a stakeholder's report as one HTML page."),
     "dashboards": ("mlflow_assay.cli.dashboards:dashboards", "List, build, check, import and preview Grafana boards."),
     "slo": ("mlflow_assay.cli.slo:slo", "Turn objectives into recording rules and alerts."),

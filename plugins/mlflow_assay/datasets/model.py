@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime, timedelta, timezone
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ __all__ = ["SPLITS", "About", "DataFile", "Dataset", "DatasetRow", "Manifest", "
 
 SPLITS = ("train", "validation", "test")
 
+_DAYS = re.compile(r"([0-9]{1,5})\s*d")
 _ID = re.compile(r"[0-9a-f]{32}")
 Cells = tuple[str | float | None, ...]
 
@@ -157,6 +159,21 @@ class About:
     by: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.retention is not None:
+            _last_day(self.retention, datetime.now(timezone.utc))
+
+
+def _last_day(retention: str, start: datetime) -> datetime:
+    if days := _DAYS.fullmatch(retention.strip()):
+        return start + timedelta(days=int(days[1]))
+    try:
+        return datetime.fromisoformat(retention.strip()).replace(tzinfo=timezone.utc)
+    except ValueError as error:
+        raise ConfigError(
+            f"The retention {retention!r} cannot be read.", valid="days, 90d; a date, 2027-01-31"
+        ) from error
+
 
 @dataclass(frozen=True)
 class Manifest:
@@ -196,6 +213,12 @@ class Manifest:
     def reference(self) -> str:
         """`NAME@v3`: names exactly this version."""
         return f"{self.name}@v{self.version}"
+
+    @property
+    def expires(self) -> datetime | None:
+        """Until when it may be kept, in UTC; None where that was not said. Nothing is deleted by itself."""
+        retention = self.about.retention
+        return None if retention is None else _last_day(retention, datetime.fromisoformat(self.created_at))
 
     @property
     def short(self) -> str:

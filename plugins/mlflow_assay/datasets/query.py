@@ -40,6 +40,6 @@ def query(sql: str, tables: Mapping[str, Dataset]) -> pa.Table:
             if found is not None:
                 return found.to_arrow_table()
         except duckdb.Error as error:
-            said = str(error).split("\n\n")[0]
+            said = " ".join(str(error).split("\n\n")[0].split())
             raise ConfigError(f"The query cannot be run: {said}", valid=f"tables {', '.join(tables)}") from error
     raise ConfigError("The query gives no rows back.", found=sql, valid="SELECT …, DESCRIBE …, SUMMARIZE …")

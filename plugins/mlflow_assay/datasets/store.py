@@ -187,13 +187,16 @@ class SnapshotStore:
             made = _Content((), staged, staged.index.digest(), len(staged.index), staged.splits)
             return self._commit(name, lambda latest: made, lambda latest: about, expect)
 
-    def append(self, name: str, rows: Iterable[DatasetRow], about: About, *, replace: bool = False) -> Manifest:
+    def append(
+        self, name: str, rows: Iterable[DatasetRow], about: About, *, replace: bool = False, expect: int | None = None
+    ) -> Manifest:
         """Store the latest version's rows and these; see `contracts.DatasetStore.append`.
 
         Files of the latest version are shared with the new one, so this costs what the new rows cost. What `about`
         leaves open of licence, owner, retention and personal data is taken over from it.
         """
         references.check_name(name)
+        self._expected(name, expect)
         with tempfile.TemporaryDirectory(prefix="assay-dataset-") as folder:
             given = stage(rows, Path(folder))
             given.index.digest()  # refuses two rows with one id
@@ -201,7 +204,7 @@ class SnapshotStore:
             def content(latest: Manifest | None) -> _Content:
                 return self._appended(latest, given, Path(tempfile.mkdtemp(dir=folder)), replace)
 
-            return self._commit(name, content, lambda latest: _inherit(about, latest), None)
+            return self._commit(name, content, lambda latest: _inherit(about, latest), expect)
 
     def _appended(self, latest: Manifest | None, given: Staged, folder: Path, replacing: bool) -> _Content:
         """The latest version's content with the given rows; files that hold a replaced row are written anew."""
