@@ -79,13 +79,14 @@ MAY = {
         "alignment.split",
         "judges.catalogue",
         "judges.fields",
+        "judges.local.examples",
         "judges.local.groups",
         "labels",
         "trust.sampling",
         "sources.mlflow_store",
     },
     # A prompt is proven as a judge is: asked through one door, split by group, tested on held-out rows.
-    "optimizers": {"trust", "judges", "engine", "alignment.verdicts", "datasets"},
+    "optimizers": {"trust", "judges", "engine", "alignment.verdicts", "datasets", "sources.mlflow_store"},
     "labels": {"trust", "judges.fields", "sources.mlflow_store"},  # a draw reads and notes in one place
     "report": {"trust", "labels", "judges.catalogue", "judges.definition", "judges.fields", "sources.mlflow_store"},
     # Recomputed by the trust code from one reading; pushed the way the sinks push; agents named as the bridge does.
@@ -99,7 +100,16 @@ MAY = {
         "sinks.meters",
         "sinks.otlp",
     },
-    "demo": {"trust", "judges", "sources.mlflow_store", "pipeline", "report", "engine.report"},
+    "demo": {
+        "trust",
+        "judges",
+        "sources.mlflow_store",
+        "pipeline",
+        "report",
+        "engine.report",
+        "datasets",
+        "optimizers",
+    },
 }
 
 
@@ -218,6 +228,19 @@ assay({arguments!r}, standalone_mode=False)
     result = json.loads(python(code, PYTHONPATH=str(stranger), MLFLOW_TRACKING_URI=store))
     assert (result["judges"][0]["passed"], result["judges"][0]["failed"]) == (1, 1)
     assert json.loads(tally.read_text()) == {"pass": 1, "fail": 1}
+
+
+def test_a_strangers_bridge_sink_is_shipped_to(stranger, log_trace, store, tmp_path):
+    """`assay watch` takes it by name, its option from the command line."""
+    import mlflow
+
+    mlflow.log_feedback(trace_id=log_trace(), name="polite", value=True)
+    ledger = tmp_path / "ledger.txt"
+    arguments = ["watch", "-e", "test", "--once", "--sink", f"acme_ledger,path={ledger}"]
+    outbox = ["--outbox", f"sqlite:///{tmp_path}/outbox.db"]
+    code = f"from mlflow_assay.cli import assay\nassay({[*arguments, *outbox]!r}, standalone_mode=False)"
+    python(code, PYTHONPATH=str(stranger), MLFLOW_TRACKING_URI=store)
+    assert ledger.read_text() == "created polite pass\n"
 
 
 def test_the_wheel_carries_judges_and_templates(tmp_path):

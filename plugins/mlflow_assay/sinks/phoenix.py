@@ -3,7 +3,7 @@
 The annotation's identifier is the assessment's id: sending twice is one annotation, an edit replaces it. Phoenix has
 no way over REST to delete one of a span, so a deletion leaves it with the label `deleted` and no score. Host and key
 come from `PHOENIX_COLLECTOR_ENDPOINT` and `PHOENIX_API_KEY`. The span must be in Phoenix already: until it is,
-delivery is retried.
+delivery is retried. Run against Phoenix 20.26 (edit, deletion, resend, late span).
 """
 
 from __future__ import annotations
