@@ -77,7 +77,6 @@ MAY = {
     # One split for all that is proven on held-out rows; verdicts and people's labels are read in one place.
     "datasets": {
         "alignment.split",
-        "judges.catalogue",
         "judges.fields",
         "judges.local.examples",
         "judges.local.groups",

@@ -92,8 +92,6 @@ def test_sql_over_versions(traces):
     assert json.loads(both) == {"n": 20}
     with pytest.raises(ConfigError, match=r"query cannot be run.*tables dataset"):
         run("query", "d", "SELECT * FROM nothing")
-    with pytest.raises(ConfigError, match="gives no rows back"):
-        run("query", "d", "CREATE TABLE x (y INT)")
 
 
 def test_out_and_in_again_is_the_same_version(traces, tmp_path):
