@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import yaml
 from assay_stack import build
-from assay_stack.services import COLLECTOR
+from assay_stack.ports import Ports
+from assay_stack.services import COLLECTOR, Collector
 
 ROOT = build.ROOT
 COMBINATIONS = {
@@ -52,6 +53,25 @@ def arguments(names: tuple[str, ...]) -> list[str]:
 def test_the_collector_itself_finds_the_files_valid(collector_binary, names):
     done = run(collector_binary, "validate", *arguments(names), DD_API_KEY="x")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("name", [name for name in COMBINATIONS if "Kafka" not in name])
+def test_the_collector_starts_with_the_files(name, collector_binary, tmp_path):
+    """`validate` does not build the pipelines: a connector that leads nowhere is found at the start only.
+
+    With Kafka: test_pipeline.
+    """
+    ports = Ports()
+    files = tuple(f"{file}.yaml" for file in COMBINATIONS[name])
+    settings = {"DD_API_KEY": "x", "ASSAY_CORE_LISTEN": f"127.0.0.1:{ports.next()}"}
+    collector = Collector(tmp_path, ports, configs=files, settings=settings)
+    try:
+        collector.start()
+        assert collector.running
+    finally:
+        collector.kill()
+        ports.release()
 
 
 @pytest.mark.integration

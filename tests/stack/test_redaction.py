@@ -37,6 +37,9 @@ SECRETS = {
     "Hugging Face token": "hf_" + "abcdefghijklmnopqrstuvwxyzABCDEF01",
     "JSON web token": "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJl",
     "bearer": "Bearer abcdef0123456789.xyz",
+    "basic": "Authorization: Basic dXNlcjpwYXNzd29yZA==",
+    "Langfuse key": "pk-lf-3f1c2b7e-0a1b-4c2d-8e3f-1234567890ab",
+    "Stripe key": "sk_live_" + "abcdefghijklmnop1234",
     "password in JSON": '"password": "correct-horse-battery"',
     "password in a URL": "postgres://app:s3cretpw@db/x",
 }
@@ -44,6 +47,7 @@ HIDDEN = {  # what of the text above must be gone
     "password in JSON": "correct-horse-battery",
     "password in a URL": "s3cretpw",
     "bearer": "abcdef0123456789.xyz",
+    "basic": "dXNlcjpwYXNzd29yZA==",
 }
 ALLOWED = {
     "an MLflow trace id": "tr-4bf92f3577b34da6a3ce929d0e0e4736",
@@ -76,7 +80,7 @@ def through(tmp_path_factory, collector_binary) -> Iterator[tuple[Collector, Sin
         collector = Collector(tmp_path_factory.mktemp("collector"), ports, configs=files, settings=settings)
         collector.start()
         yield collector, sink
-        collector.stop()
+        collector.kill()  # it would wait for a Tempo that is not there
         ports.release()
 
 
