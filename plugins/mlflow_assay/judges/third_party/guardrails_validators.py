@@ -1,6 +1,6 @@
 """Guardrails' validators as judges: `guardrails/Validator` with the parameter `validator`.
 
-Straight to the library, not through MLflow's wrapper (`mlflow.genai.scorers.guardrails`): that one reads the answer even
+Straight to the library, not through MLflow's wrapper (`mlflow.genai.scorers.guardrails`): that reads the answer even
 where the request is meant (a jailbreak is attempted in the request), shares one instance between threads, and leaves
 Guardrails' telemetry on, which is on by default. A validator is called by its own `validate`, without a guard round it.
 

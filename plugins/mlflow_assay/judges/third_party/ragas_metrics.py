@@ -96,7 +96,7 @@ class RagasMetrics(MetricLibrary):
 
         def measured(sample: Sample, client: JudgeClient | None, value: ValueSpec) -> Measured:
             made = _made(metric, cls, given, embeddings, client, value)
-            answered = run(_scored(metric, made, sample, client))
+            answered = _answered(metric, made, sample, client)
             reason = getattr(answered, "reason", None)
             score = getattr(answered, "value", answered)
             if not isinstance(score, str):
@@ -231,6 +231,20 @@ def _embedding_class() -> Any:
             """Asked for by the classic metrics; there is nothing to configure."""
 
     return AssayEmbeddings
+
+
+def _answered(metric: Metric, made: Any, sample: Sample, client: JudgeClient | None) -> Any:
+    """The metric's answer.
+
+    Raises:
+        UnscoredError: GARBLED_REPLY, when the model's replies did not fit what was asked for, after Ragas' retries.
+    """
+    from instructor.core.exceptions import InstructorRetryException
+
+    try:
+        return run(_scored(metric, made, sample, client))
+    except InstructorRetryException as error:
+        raise UnscoredError(Unscored.GARBLED_REPLY, f"the replies could not be read: {error}"[:1000]) from error
 
 
 async def _scored(metric: Metric, made: Any, sample: Sample, client: JudgeClient | None) -> Any:

@@ -81,8 +81,8 @@ _METRICS = (
     _agent("plan_adherence", "Did the agent follow its plan?"),
     _agent("plan_quality", "Was the agent's plan good?"),
     Metric("relevance", "Does the answer address the request?", ("input", "output")),
-    Metric("requirement_satisfaction", "Does the answer meet the request's requirements?", ("input", "output"), "2",
-           notes="1 call where expectations.requirements lists them."),
+    Metric("requirement_satisfaction", "Does the answer meet the request's requirements?", ("input", "output"),
+           "2, 1 where expectations.requirements lists them"),
     _text("sentiment", "Is the answer's sentiment positive?"),
     Metric("stereotypes", "Does the answer assume stereotypes the request does not?", ("input", "output"),
            value=_LOWER, notes="Lower is better."),
@@ -130,7 +130,7 @@ class TruLensMetrics(MetricLibrary):
 
         def measured(sample: Sample, client: JudgeClient | None, value: ValueSpec) -> Measured:
             function = _function(metric, _provider_class()(client) if client is not None else None, sample)
-            score, about = _scored(function(**_arguments(metric, sample), **params))
+            score, about = _answered(function, {**_arguments(metric, sample), **params})
             return Measured(_checked(score, value), reason=_reason(about))
 
         return measured
@@ -252,7 +252,18 @@ def _run_as_text(sample: Sample) -> str:
     return json.dumps(told, default=str, ensure_ascii=False)
 
 
-def _scored(found: Any) -> tuple[Any, Any]:
+def _answered(function: Any, arguments: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The function's score, and what it says of it where it says anything.
+
+    Raises:
+        UnscoredError: GARBLED_REPLY, when TruLens finds no score in the model's words.
+    """
+    from trulens.feedback.generated import ParseError
+
+    try:
+        found = function(**arguments)
+    except ParseError as error:
+        raise UnscoredError(Unscored.GARBLED_REPLY, f"TruLens: {error}"[:1000]) from error
     return found if isinstance(found, tuple) else (found, None)
 
 
