@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow_assay.engine.report import RunReport
     from mlflow_assay.errors import AssayError
     from mlflow_assay.judges.catalogue import Catalogue
-    from mlflow_assay.pipeline import build_judges, evaluate, score
+    from mlflow_assay.pipeline import build_judges, evaluate, optimization, optimize, score
     from mlflow_assay.sources.mlflow_store import MlflowSource
     from mlflow_assay.trust.estimate import Estimate
 
@@ -36,6 +36,8 @@ __all__ = [
     "UnscoredError",
     "build_judges",
     "evaluate",
+    "optimization",
+    "optimize",
     "score",
 ]
 
@@ -53,6 +55,8 @@ _HOMES = {
     "UnscoredError": "contracts",
     "build_judges": "pipeline",
     "evaluate": "pipeline",
+    "optimization": "pipeline",
+    "optimize": "pipeline",
     "score": "pipeline",
 }
 

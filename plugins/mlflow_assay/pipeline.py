@@ -24,12 +24,18 @@ if TYPE_CHECKING:
     from mlflow_assay.bridge.following import Pace
     from mlflow_assay.bridge.judging import Selection
     from mlflow_assay.bridge.worker import Experiment
+    from mlflow_assay.datasets.model import Dataset, DatasetRow
     from mlflow_assay.engine.budget import Budget
+    from mlflow_assay.engine.cache import VerdictCache
     from mlflow_assay.engine.forecast import Forecast
     from mlflow_assay.engine.partition import BudgetShare, JudgeRecipe, Partition, PartitionResult
     from mlflow_assay.engine.plan import Plan
     from mlflow_assay.engine.run import Options, Progress
     from mlflow_assay.judges.calibrating import Calibration
+    from mlflow_assay.optimizers.record import Outcome as Kept
+    from mlflow_assay.optimizers.report import OptimizationReport
+    from mlflow_assay.optimizers.request import Request as OptimizationRequest
+    from mlflow_assay.optimizers.task import Candidate
     from mlflow_assay.redaction import Redactor
     from mlflow_assay.report.data import ReportRequest
     from mlflow_assay.report.model import ReportData
@@ -44,6 +50,8 @@ __all__ = [
     "dry_run",
     "evaluate",
     "make_budget",
+    "optimization",
+    "optimize",
     "report",
     "run_partition",
     "score",
@@ -570,6 +578,115 @@ def calibrate(
     except OSError as error:
         raise ConfigError(f"The calibration cannot be written to {path}: {error}.") from error
     return path, result
+
+
+def optimization(
+    prompts: Sequence[str],
+    dataset: Dataset | Sequence[DatasetRow],
+    judges: Sequence[BoundJudge],
+    optimizer: str,
+    *,
+    predict: Callable[..., Any] | str | None = None,
+    agent_model: ModelSettings | None = None,
+    writer: ModelSettings | None = None,
+    options: Mapping[str, Any] | None = None,
+    max_usd: float | None = None,
+    max_calls: int | None = None,
+    call_usd: float | None = None,
+    trace: bool | None = None,
+    margin: float = 0.05,
+    seed: int = 0,
+    threads: int = 4,
+) -> OptimizationRequest:
+    """What `optimize` would do, ready to be looked at (`optimizers.procedure.plan`) or carried out.
+
+    Args:
+        prompts: registered prompts of one agent: `NAME`, `prompts:/NAME/3`, `prompts:/NAME@alias`.
+        dataset: rows with inputs and expectations; parted by group here where it is not parted already.
+        judges: the first is to improve, by further ones the prompts must not get worse.
+        optimizer: name of an installed optimizer.
+        predict: the agent: a function, or where it is, `module:function`. It gets a row's inputs as keywords and
+            loads its prompts from the registry, in this process.
+        agent_model: without `predict`, the model the one prompt is sent to.
+        writer: model that writes prompts; None takes `agent_model`.
+        options: parameters of the optimizer.
+        max_usd, max_calls: limits over agent, judges and writer, earlier attempts of the same request included.
+        call_usd: what a call of `predict` costs where its trace does not say.
+        trace: whether answers are traced into the active experiment; None where a judge or a limit in money needs it.
+        margin: how much less often a further judge may pass and still count as not worse, in (0, 1).
+        seed: of split and optimizer.
+        threads: answers side by side.
+
+    Raises:
+        ConfigError: something does not fit together.
+        StoreError: there is no such prompt, or the dataset cannot be read.
+        NotTrustedError: the dataset has no rows, or too few groups to part.
+    """
+    from mlflow_assay.datasets.model import Dataset
+    from mlflow_assay.optimizers.agent import FunctionAgent, read_function
+    from mlflow_assay.optimizers.request import Request, load_prompts, rows_of
+    from mlflow_assay.optimizers.running import looks_into_traces
+    from mlflow_assay.trust.prompt_gate import PromptGate
+
+    if isinstance(dataset, Dataset):
+        found = rows_of(
+            list(dataset.rows()), reference=dataset.reference, content=dataset.digest, uri=dataset.uri, seed=seed
+        )
+    else:
+        found = rows_of(dataset, seed=seed)
+    agent = None
+    if predict is not None:
+        function = read_function(predict) if isinstance(predict, str) else predict
+        traced = looks_into_traces(judges) or (max_usd is not None and call_usd is None) if trace is None else trace
+        name = predict if isinstance(predict, str) else None
+        agent = FunctionAgent(function, traced=traced, usd_per_call=call_usd, identity=name)
+    return Request(
+        load_prompts(prompts),
+        found,
+        judges,
+        optimizer,
+        agent=agent,
+        model=agent_model,
+        writer=writer,
+        options=options or {},
+        max_usd=max_usd,
+        max_calls=max_calls,
+        seed=seed,
+        gate=PromptGate(margin=margin),
+        threads=threads,
+    )
+
+
+def optimize(
+    request: OptimizationRequest,
+    aliases: Mapping[str, str],
+    *,
+    experiment: str = "assay-optimize",
+    state: Path | None = None,
+    cache: VerdictCache | None = None,
+    told: Callable[[Candidate], None] = lambda _: None,
+    step: Callable[[int], None] = lambda _: None,
+    stage: Callable[[str], None] = lambda _: None,
+) -> tuple[OptimizationReport, Kept]:
+    """Search for better prompts, and keep them only if they are proven on rows no optimizer saw.
+
+    Args:
+        request: from `optimization`.
+        aliases: alias by prompt name, for versions that are accepted.
+        experiment: where the run is logged, and traced answers go; made where there is none.
+        state: folder of journals, by which a run that was stopped goes on; None keeps none.
+        cache: judges' verdicts already paid for.
+        told: called for each candidate.
+        step: called for each answer of the agent.
+        stage: told what is being done, one sentence a stage.
+
+    Raises:
+        AssayError: nothing could be tried, or the optimizer failed; nothing was changed.
+    """
+    from mlflow_assay.optimizers.running import carry_out, open_experiment
+
+    experiment_id = open_experiment(experiment)
+    return carry_out(request, experiment_id, aliases, state=state, cache=cache, told=told, step=step, stage=stage)
 
 
 def _check_complete(stored: Sequence[tuple[str, str]]) -> None:

@@ -109,12 +109,30 @@ def _findings(result: LoopResult) -> Iterator[str]:
         between = f"with 95 % confidence between {percent(1 - estimate.high)} and {percent(1 - estimate.low)}"
         yield f"Requests that reach the wrong desk: {percent(1 - estimate.value)}, {between} ({how})."
         yield f"The judge alone would have said {percent(1 - (estimate.raw or 0.0))}, without saying how sure it is."
-    fix = result.fix
-    if fix.difference is not None and fix.low is not None and fix.high is not None and fix.p_value is not None:
-        change = (
-            f"{100 * fix.difference:+.0f} points [{100 * fix.low:+.0f} to {100 * fix.high:+.0f}], p = {fix.p_value:.1g}"
-        )
-        shares = f"{percent(fix.value_b)} right instead of {percent(fix.value_a)}"
-        yield f"With the prompt repaired, on {fix.n} new requests: {shares}"
-        yield f"  ({change}; {len(fix.wins)} better, {len(fix.losses)} worse)."
+    yield from _improved(result)
     yield f"The truth before the fix, known only because this is a simulation: {percent(1 - result.true_pass_rate)}."
+
+
+def _improved(result: LoopResult) -> Iterator[str]:
+    from mlflow_assay.demo.sections import change_in_points
+    from mlflow_assay.report.words import percent
+
+    dataset, wrong, fix = result.failures.dataset, result.failures.misrouted, result.fix
+    yield f"The dataset {dataset.reference} holds {len(dataset)} labelled requests, {wrong} of them mis-routed."
+    tested = result.optimized.comparison
+    if tested is not None:
+        yield (
+            f"The prompt, optimized without a model, on {tested.n} of them it never saw: {percent(tested.value_b)} "
+            f"right instead of {percent(tested.value_a)}."
+        )
+    if fix is None or fix.p_value is None:
+        yield f"Nothing was promoted. {result.optimized.reason}"
+        return
+    shares = f"{percent(fix.value_b)} right instead of {percent(fix.value_a)}"
+    yield f"On {fix.n} new requests: {shares}"
+    yield f"  ({change_in_points(fix)}, p = {fix.p_value:.1g}; {len(fix.wins)} better, {len(fix.losses)} worse)."
+    yield (
+        f"Prompt version {result.promoted} is in production."
+        if result.promoted
+        else "That proves no gain: nothing was promoted."
+    )

@@ -106,14 +106,11 @@ def optimize(prompts: tuple[str, ...], as_json: bool, dry_run: bool, **given: An
 
 
 def _request(names: tuple[str, ...], given: dict[str, Any]) -> tuple[Request, dict[str, str]]:
+    from mlflow_assay import pipeline
     from mlflow_assay.cli.align import read_options
     from mlflow_assay.datasets.store import load_dataset
-    from mlflow_assay.optimizers.agent import FunctionAgent, read_function
-    from mlflow_assay.optimizers.request import Request, load_prompts, rows_of
-    from mlflow_assay.optimizers.running import aliases_of, looks_into_traces
-    from mlflow_assay.pipeline import build_judges
+    from mlflow_assay.optimizers.running import aliases_of
     from mlflow_assay.sources.mlflow_store import reach
-    from mlflow_assay.trust.prompt_gate import PromptGate
 
     def model(name: str | None) -> Any:
         return model_settings(name, given["base_url"], given["timeout_s"], given["price"]) if name else None
@@ -121,53 +118,35 @@ def _request(names: tuple[str, ...], given: dict[str, Any]) -> tuple[Request, di
     if given["agent_model"] and given["predict"]:
         raise ConfigError("--predict and --agent-model are two ways to use the prompts.", fix="Leave one of them out.")
     reach()
-    judges = build_judges(
+    judges = pipeline.build_judges(
         given["judges"], model=model(given["model"]), paths=given["paths"], texts=read_texts(given["settings"])
     )
-    dataset = load_dataset(given["dataset"], given["store"])
-    rows = rows_of(
-        list(dataset.rows()),
-        reference=dataset.reference,
-        content=dataset.digest,
-        uri=dataset.uri,
-        seed=given["seed"],
-    )
-    versions = load_prompts(names)
-    agent = None
-    if given["predict"]:
-        costs = given["budget_usd"] is not None and given["call_usd"] is None
-        traced = given["trace"] if given["trace"] is not None else looks_into_traces(judges) or costs
-        function = read_function(given["predict"])
-        agent = FunctionAgent(
-            function, traced=traced, usd_per_call=given["call_usd"], identity=f"{given['predict']} traced={traced}"
-        )
-    request = Request(
-        prompts=versions,
-        rows=rows,
-        judges=judges,
-        optimizer=given["optimizer"],
-        agent=agent,
-        model=model(given["agent_model"]),
+    request = pipeline.optimization(
+        names,
+        load_dataset(given["dataset"], given["store"]),
+        judges,
+        given["optimizer"],
+        predict=given["predict"],
+        agent_model=model(given["agent_model"]),
         writer=model(given["writer"] or given["agent_model"] or given["model"]),
         options=read_options(given["options"]),
         max_usd=given["budget_usd"],
         max_calls=given["max_calls"],
+        call_usd=given["call_usd"],
+        trace=given["trace"],
+        margin=given["margin"],
         seed=given["seed"],
-        gate=PromptGate(margin=given["margin"]),
         threads=given["threads"],
     )
-    return request, aliases_of(names, list(versions), given["alias"])
+    return request, aliases_of(names, list(request.prompts), given["alias"])
 
 
 def _run(request: Request, aliases: dict[str, str], given: dict[str, Any]) -> tuple[OptimizationReport, Outcome]:
-    import mlflow
-
+    from mlflow_assay import pipeline
     from mlflow_assay.cli.progress import Steps
     from mlflow_assay.engine.cache import VerdictCache
-    from mlflow_assay.optimizers.running import StoppedError, carry_out, default_state, open_experiment
+    from mlflow_assay.optimizers.running import StoppedError, default_state
 
-    experiment_id = open_experiment(given["experiment"])
-    mlflow.set_experiment(experiment_id=experiment_id)  # where traced answers go
     stream = sys.stderr  # some libraries' own output is kept off the terminal while they search; this is not theirs
 
     def say(text: str) -> None:
@@ -179,10 +158,10 @@ def _run(request: Request, aliases: dict[str, str], given: dict[str, Any]) -> tu
     known = VerdictCache() if given["cache"] else None
     try:
         with Steps("Answers") as steps:
-            return carry_out(
+            return pipeline.optimize(
                 request,
-                experiment_id,
                 aliases,
+                experiment=given["experiment"],
                 state=given["state"] or default_state(),
                 cache=known,
                 told=told,

@@ -121,7 +121,8 @@ class Agent:
         return Reply(outcome.answer, route, scores, outcome.escalated, tuple(outcome.faults), tuple(recorder.spans))
 
     def _route(self, case: Case, recorder: Recorder) -> tuple[str, dict[str, float]]:
-        with recorder.span(ROUTER_SPAN, "CHAIN", {"request": case.text}) as span:
+        asked = {"request": case.text, "conversation": case.previous}
+        with recorder.span(ROUTER_SPAN, "CHAIN", asked) as span:
             route, scores = self.router.route(case.text, case.previous)
             filled = _fill(self.router.prompt.text, case)
             chat(recorder, [{"role": "user", "content": filled}], route, ms=case.draw.lognormvariate(5.6, 0.3))

@@ -8,6 +8,7 @@ estimate at the end and used for nothing else.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,15 +16,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from mlflow_assay import pipeline
-from mlflow_assay.demo import EXPERIMENT
+from mlflow_assay.demo import EXPERIMENT, improving
+from mlflow_assay.demo.sections import comparison_section, dataset_section, prompt_section
 from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlflow.entities import Feedback
 
     from mlflow_assay.contracts import Label
+    from mlflow_assay.demo.improving import FailureSet
     from mlflow_assay.engine.report import RunReport
     from mlflow_assay.judges.local import TrainingReport
+    from mlflow_assay.optimizers.report import OptimizationReport
     from mlflow_assay.report.model import JudgeReport, Section
     from mlflow_assay.trust.compare import Comparison
 
@@ -39,12 +43,11 @@ uses: latency_limit
 with: {seconds: 10}
 """
 _MARKER = ".made-by-assay-demo"
-UI_URL = "http://127.0.0.1:5000"  # where `mlflow ui` answers by default
-_OUTCOMES = {
-    "better": "The new prompt is better.",
-    "worse": "The new prompt is worse.",
-    "inconclusive": "No difference is shown: these requests are too few to tell.",
+_AFTER = {
+    True: "Old and new prompt answer the same new requests; the expert judges every answer",
+    False: "Nothing was proven, so the old prompt stays; no new requests are played",
 }
+UI_URL = "http://127.0.0.1:5000"  # where `mlflow ui` answers by default
 _FIELDS = ("first_user_message", "tag:agent", "tools_called?", "final_answer?")
 
 
@@ -73,7 +76,11 @@ class LoopResult:
         run: the scoring run.
         judged: the routing judge's part of the report; its estimate is corrected by labels it never saw.
         true_pass_rate: share of rightly routed requests in [0, 1], known because it is simulated.
-        fix: the repaired prompt against the first one on the same new requests, by the expert's labels.
+        failures: the dataset made of the labelled requests.
+        optimized: the optimization of the prompt on it, and what the gate decided.
+        fix: the accepted prompt against the first one on the same new requests, by the expert's labels; None where
+            none was accepted.
+        promoted: the prompt version that went into production; None where nothing was proven.
         page: the report.
     """
 
@@ -86,7 +93,10 @@ class LoopResult:
     run: RunReport
     judged: JudgeReport
     true_pass_rate: float
-    fix: Comparison
+    failures: FailureSet
+    optimized: OptimizationReport
+    fix: Comparison | None
+    promoted: int | None
     page: Path
 
 
@@ -115,10 +125,16 @@ def play(folder: Path, display: Display, *, requests: int = 500, labels: int = 2
         training = _train(folder / "judges", learn)
         display.stage("4  The judge, and one that is code, go over all traces")
         report = _score(folder, display.steps("verdicts"))
-        display.stage("5  A person adds the missing desk to the prompt; old and new answer the same new requests")
-        fix = _verify(traffic.prompt_uri, requests // 3, seed + 1, display)
-        display.stage("6  How prevalent is the fault, and did the fix help? The report")
-        page, judged = _report(folder, fix)
+        display.stage("5  The labelled failures become a versioned dataset, split by session")
+        failures = improving.build_dataset(folder, seed)
+        display.stage("6  The prompt is optimized on one part, without a model, and tested on cases it never saw")
+        optimized = improving.improve(folder, failures, traffic.prompt_uri, seed, display)
+        display.stage(f"7  {_AFTER[optimized.accepted]}")
+        fix = improving.verify(traffic.prompt_uri, requests // 3, seed + 1, display) if optimized.accepted else None
+        promoted = improving.promote(fix)
+        display.stage("8  How prevalent is the fault, and did the fix help? The report")
+        sections = (dataset_section(failures), prompt_section(optimized, promoted))
+        page, judged = _report(folder, (*sections, comparison_section(fix)) if fix else sections)
     return LoopResult(
         folder=folder,
         tracking_uri=uri,
@@ -129,7 +145,10 @@ def play(folder: Path, display: Display, *, requests: int = 500, labels: int = 2
         run=report,
         judged=judged,
         true_pass_rate=1 - traffic.prevalence,
+        failures=failures,
+        optimized=optimized,
         fix=fix,
+        promoted=promoted,
         page=page,
     )
 
@@ -149,6 +168,7 @@ def _own_store(folder: Path) -> Iterator[str]:
     marker.write_text("Made by `assay demo`, which replaces the store in this folder.\n", encoding="utf-8")
     for old in folder.glob("mlflow.db*"):
         old.unlink()
+    shutil.rmtree(folder / "datasets", ignore_errors=True)
     before = mlflow.get_tracking_uri()
     uri = f"sqlite:///{(folder / 'mlflow.db').resolve()}"
     mlflow.set_tracking_uri(uri)
@@ -193,55 +213,7 @@ class _Counted:
         self._told(self._done, self._total)
 
 
-def _verify(first: str, requests: int, seed: int, display: Display) -> Comparison:
-    """Both prompts over the same requests, none of them seen before, and the expert's word on every answer."""
-    from mlflow_assay.demo import prompt
-    from mlflow_assay.demo.expert import label
-    from mlflow_assay.demo.runner import run
-    from mlflow_assay.trust.compare import compare
-
-    repaired = prompt.register(prompt.REPAIRED_PROMPT)
-    right: list[dict[str, bool]] = []
-    sessions: dict[str, str] = {}
-    for name, uri in (("before", first), ("after", f"prompts:/{repaired.name}/{repaired.version}")):
-        told = display.steps(f"traces, {name}")
-        played = run(f"{EXPERIMENT}-{name}", requests=requests, seed=seed, prompt_uri=uri, progress=told)
-        said = {thumb.trace_id: bool(thumb.value) for thumb in label(played, sample=requests, seed=seed)}
-        right.append({turn.request.id: said[turn.trace_id] for turn in played.turns})
-        sessions = {turn.request.id: turn.request.session for turn in played.turns}
-    ids = list(right[0])
-    before, after = ([side[i] for i in ids] for side in right)
-    return compare(before, after, name=JUDGE, ids=ids, clusters=[sessions[i] for i in ids], effect=0.05)
-
-
-def _as_section(fix: Comparison) -> Section:
-    """The comparison as a part of the report."""
-    from mlflow_assay.report.model import Section
-    from mlflow_assay.report.words import percent
-
-    facts = [
-        ("Right desk before", percent(fix.value_a)),
-        ("Right desk after", percent(fix.value_b)),
-        ("Requests now right that were wrong", str(len(fix.wins))),
-        ("Requests now wrong that were right", str(len(fix.losses))),
-    ]
-    if fix.difference is not None and fix.low is not None and fix.high is not None:
-        points = f"{100 * fix.difference:+.0f} points [{100 * fix.low:+.0f} to {100 * fix.high:+.0f}]"
-        facts.insert(2, ("Change, with 95 % interval", points))
-    if fix.p_value is not None:
-        facts.append(("Chance of seeing this if nothing had changed (paired test)", f"{fix.p_value:.1g}"))
-    return Section(
-        key="comparison",
-        title="Did the fix help?",
-        summary=(
-            f"A person added the missing product desk to the router's prompt. Old and new prompt answered the same "
-            f"{fix.n} new requests, and the simulated expert judged every answer. {_OUTCOMES[fix.outcome]}"
-        ),
-        facts=tuple(facts),
-    )
-
-
-def _report(folder: Path, fix: Comparison) -> tuple[Path, JudgeReport]:
+def _report(folder: Path, sections: tuple[Section, ...]) -> tuple[Path, JudgeReport]:
     from mlflow_assay.report.data import ReportRequest
     from mlflow_assay.sources.mlflow_store import MlflowSource, find_experiment
 
@@ -251,7 +223,7 @@ def _report(folder: Path, fix: Comparison) -> tuple[Path, JudgeReport]:
         title="Telecom support agent (simulated)",
         by=("tag:agent",),
         ui_url=UI_URL,
-        sections=(_as_section(fix),),
+        sections=sections,
     )
     page = folder / "report.html"
     data = pipeline.report(MlflowSource(EXPERIMENT), request, page, paths=[folder / "judges"])

@@ -134,13 +134,13 @@ class FunctionAgent:
         usd_per_call: float | None = None,
         identity: str | None = None,
     ) -> None:
-        self._function, self._traced, self._usd = function, traced, usd_per_call
+        self._function, self.traced, self._usd = function, traced, usd_per_call
         name = f"{function.__module__}:{getattr(function, '__qualname__', type(function).__name__)}"
         self.identity = identity or name
 
     def ask(self, inputs: Mapping[str, Any]) -> Answer:
         """One answer of the function; whatever it raises comes through."""
-        return self._in_trace(inputs) if self._traced else self._untraced(inputs)
+        return self._in_trace(inputs) if self.traced else self._untraced(inputs)
 
     def _untraced(self, inputs: Mapping[str, Any]) -> Answer:
         from mlflow.tracing.provider import trace_disabled

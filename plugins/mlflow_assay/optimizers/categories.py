@@ -67,6 +67,7 @@ class Categories(PromptOptimizer):
 
     Args:
         label: the expectation that names the right category; None takes the one that looks like it.
+        inputs: the inputs whose words describe a category; None takes those that are variables of the prompt, else all.
         prompt: the prompt that lists the categories; None takes the one whose lines name most of them.
         terms: numbers of distinctive words tried in a description.
         examples: numbers of requests quoted in a description that are tried; `[0]` quotes none, for requests that are
@@ -84,6 +85,7 @@ class Categories(PromptOptimizer):
         self,
         *,
         label: str | None = None,
+        inputs: Sequence[str] | None = None,
         prompt: str | None = None,
         terms: Sequence[int] = (12, 40),
         examples: Sequence[int] = (0, 4, 12),
@@ -92,6 +94,7 @@ class Categories(PromptOptimizer):
     ) -> None:
         super().__init__(**options)
         self.label, self.prompt, self.least = label, prompt, least
+        self.inputs = [inputs] if isinstance(inputs, str) else inputs
         self.terms, self.examples = _numbers("terms", terms), _numbers("examples", examples)
 
     def search(self, task: Task) -> None:
@@ -125,7 +128,7 @@ class Categories(PromptOptimizer):
             for quoted in self.examples:
                 text = template.instructions
                 for category in missing:
-                    said = _description(task, label, category, words, quoted, wrong=None)
+                    said = self._description(task, name, label, category, words, quoted)
                     text = CategoryList.read(text).extended(category, said)
                 note = f"describes {', '.join(missing)}: {words} words, {quoted} requests"
                 task.score(task.changed(name, template.with_instructions(text)), note)
@@ -139,11 +142,23 @@ class Categories(PromptOptimizer):
             return best
         template = Template.read(best.prompts[name])
         for quoted in self.examples:
-            said = _description(task, label, category, min(self.terms), quoted, wrong=wrong)
+            said = self._description(task, name, label, category, min(self.terms), quoted, wrong)
             text = CategoryList.read(template.instructions).extended(category, f"Also: {said}")
             note = f"says more about {category}: {min(self.terms)} words, {quoted} requests"
             task.score({**best.prompts, name: template.with_instructions(text)}, note)
         return task.best
+
+    def _description(
+        self, task: Task, name: str, label: str, category: str, words: int, quoted: int, wrong: set[str] | None = None
+    ) -> str:
+        """What sets the category's requests apart, from training rows alone; of the failed ones only, where given."""
+        read = self.inputs or task.templates[name].variables
+        mine = [e for e in task.train if _value(e, label) == category]
+        chosen = [text_of(e, read) for e in mine if wrong is None or e.id in wrong]
+        others = [text_of(e, read) for e in task.train if _value(e, label) not in (None, category)]
+        said = inert(f"{', '.join(distinctive_terms(chosen, others, words))}.")
+        cases = [inert(" ".join(case.split()))[:300] for case in representatives(chosen, quoted)]
+        return f"{said}\n  Examples: {'; '.join(cases)}" if cases else said
 
     def _prompt(self, task: Task, label: str) -> str:
         if self.prompt is not None:
@@ -193,13 +208,3 @@ def _failures(examples: Sequence[Example], scores: Sequence[Score], label: str) 
     """Failed training rows by the category they should have had."""
     pairs = zip(examples, scores, strict=True)
     return Counter(v for e, s in pairs if s.value < 1 and (v := _value(e, label)) is not None)
-
-
-def _description(task: Task, label: str, category: str, words: int, quoted: int, wrong: set[str] | None) -> str:
-    """What sets the category's requests apart, from training rows alone; of the failed ones only, where given."""
-    mine = [e for e in task.train if _value(e, label) == category]
-    chosen = [text_of(e) for e in mine if wrong is None or e.id in wrong]
-    others = [text_of(e) for e in task.train if _value(e, label) not in (None, category)]
-    said = inert(f"{', '.join(distinctive_terms(chosen, others, words))}.")
-    cases = [inert(" ".join(case.split()))[:300] for case in representatives(chosen, quoted)]
-    return f"{said}\n  Examples: {'; '.join(cases)}" if cases else said

@@ -115,8 +115,12 @@ def carry_out(
         StoppedError: the user stopped it (KeyboardInterrupt).
         AssayError: as `Run.go`. In both cases the run in MLflow holds the best so far.
     """
+    import mlflow
+
     run = Run(request, state=state, cache=cache, told=told, step=step, stage=stage)
     run_id = record.open_run(run, experiment_id)
+    if getattr(run.plan.agent, "traced", False):
+        mlflow.set_experiment(experiment_id=experiment_id)  # where the answers' traces go
     try:
         report = run.go()
     except KeyboardInterrupt as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,15 @@ Floats = npt.NDArray[np.float64]
 _SURE = 1.0  # least z-score of a word that counts as distinctive
 
 
-def text_of(example: Example) -> str:
-    """Everything an example's inputs say, as one text."""
-    return " ".join(strings(example.inputs))
+def text_of(example: Example, fields: Collection[str] = ()) -> str:
+    """What an example's inputs say, as one text.
+
+    Args:
+        example: the row.
+        fields: inputs to read where the example has any of them; else all are read.
+    """
+    chosen = {k: v for k, v in example.inputs.items() if k in fields}
+    return " ".join(strings(chosen or example.inputs))
 
 
 def strings(value: Any) -> list[str]:
