@@ -61,7 +61,7 @@ CASES: dict[str, tuple[list[dict], list[list[dict]], str]] = {
         [
             [verdicts("pass", "0+4x300"), verdicts("fail", "0+0.4x300")],  # within the objective
             [verdicts("pass", "0x300"), verdicts("fail", "0+0.1x300")],  # all fail, but six in an hour
-            [verdicts("pass", "0+0.25x300"), verdicts("fail", "0+0.09x300")],  # 26 % of 61: the interval says no
+            [verdicts("pass", "0+0.265x300"), verdicts("fail", "0+0.075x300")],  # 22 % of 61: the interval says no
             [verdicts("pass", "0+1x300"), verdicts("fail", "0+4x300"), *corrected(0.2, 0.92, 0.02)],  # a harsh judge
             [verdicts("unscored", "0+9x300"), verdicts("pass", "0+2x300")],  # unscored is not failed
         ],
@@ -71,7 +71,7 @@ CASES: dict[str, tuple[list[dict], list[list[dict]], str]] = {
         [*corrected(0.8, 0.7, 0.05), kpi("judged", 500)],
         [
             [*corrected(0.8, 0.82, 0.05), kpi("judged", 500)],  # below, but the interval reaches the objective
-            [*corrected(0.8, 0.7, 0.05), kpi("judged", 20)],  # too few
+            [*corrected(0.8, 0.7, 0.05), kpi("judged", 10)],  # too few
         ],
         "1h",
     ),

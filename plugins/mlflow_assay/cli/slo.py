@@ -47,7 +47,7 @@ def build(file: Path, out: Path, datasource_uid: str, folder: str, as_json: bool
         description: Requests are resolved.
         judge: request_resolved      # an assessment's name; corrected by people's labels
         objective: 0.85              # share that is to pass
-        minimum_sample: 50           # fewer verdicts in a window raise no alert
+        minimum_sample: 20           # fewer verdicts in a window raise no alert
       - name: answers-fast
         description: Runs end within 20 seconds.
         latency: {under_s: 20}

@@ -39,10 +39,10 @@ class BurnWindow:
 
 
 WINDOWS: Final = (
-    BurnWindow("1h", "10m", 14.4, 0.6, "page"),
-    BurnWindow("6h", "1h", 6.0, 0.4, "page"),
-    BurnWindow("1d", "4h", 3.0, 0.25, "ticket"),
-    BurnWindow("3d", "12h", 1.5, 0.2, "ticket"),
+    BurnWindow("1h", "10m", 14.4, 0.4, "page"),
+    BurnWindow("6h", "1h", 6.0, 0.25, "page"),
+    BurnWindow("1d", "4h", 3.0, 0.18, "ticket"),
+    BurnWindow("3d", "12h", 1.0, 0.16, "ticket"),
 )
 
 

@@ -53,7 +53,7 @@ class Objective(_Strict):
     experiment: str | None = Field(
         None, description="MLflow experiment id; none takes all together, and then only one may be exported."
     )
-    minimum_sample: int = Field(50, ge=1, description="Fewer verdicts than this in a window raise no alert.")
+    minimum_sample: int = Field(20, ge=1, description="Fewer verdicts than this in a window raise no alert.")
     page: bool = Field(True, description="Whether fast burning wakes somebody; else it only files a ticket.")
 
     @model_validator(mode="after")

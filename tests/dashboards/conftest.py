@@ -1,0 +1,122 @@
+"""One scripted stretch of traffic, played through the real bridge into real servers, shared by the tests here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from assay_stack.services import Prometheus
+from assay_stack.stack import Stack
+
+DAYS, PER_HOUR, EVERY = 8.0, 3.0, 280.0
+ROOT = Path(__file__).parents[2]
+_LIBRARY = (
+    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
+    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
+)
+
+
+class _Backfilled(Prometheus):
+    """Takes points of any age, as a server that was there all the time would have taken them when they came."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        path = self.folder / "prometheus.yml"
+        text = path.read_text().replace("storage: {", "storage: {tsdb: {out_of_order_time_window: 60d}, ")
+        path.write_text(text)
+
+
+@dataclass
+class Week:
+    """What was played, and where it went."""
+
+    stack: Stack
+    start: float
+    end: float
+    said: dict[str, Any]
+    tracking_uri: str
+
+    def gauge(self, name: str, **labels: str) -> float:
+        """The last value computed by the trust code, by the gauge's labels with dots as double underscores."""
+        wanted = {key.replace("__", "."): value for key, value in labels.items()}
+        found = [
+            row["value"]
+            for row in self.said["gauges"]
+            if row["metric"] == name
+            and {k: v for k, v in row["labels"].items() if k in wanted} == wanted
+            and ("assay.slice" in wanted or "assay.slice" not in row["labels"])
+        ]
+        assert len(found) == 1, (name, wanted, found)
+        return found[0]
+
+
+def faketime() -> str:
+    """The library's path; skips with how to get it."""
+    found = next((path for path in _LIBRARY if Path(path).exists()), None)
+    if found is None:
+        if os.environ.get("CI"):
+            pytest.fail("libfaketime is required in CI: apt-get install libfaketime")
+        pytest.skip("libfaketime is missing: apt-get install libfaketime")
+    return found
+
+
+@pytest.fixture(scope="session")
+def week(tmp_path_factory, _empty_store):
+    """Eight days that end now, in MLflow, Tempo and Prometheus."""
+    import shutil
+
+    library, folder = faketime(), tmp_path_factory.mktemp("week")
+    with Stack() as stack:
+        stack._prometheus.__class__ = _Backfilled
+        stack.up()
+        yield _play(stack, library, folder, Path(shutil.copy(_empty_store, folder / "mlflow.db")))
+
+
+def _play(stack: Stack, library: str, folder: Path, store: Path) -> Week:
+    end = time.time()
+    start, clock = end - DAYS * 86400, folder / "clock"
+    clock.write_text("+0\n")
+    uri = f"sqlite:///{store}"
+    environment = {
+        **os.environ,
+        "LD_PRELOAD": library,
+        "FAKETIME_TIMESTAMP_FILE": str(clock),
+        "FAKETIME_NO_CACHE": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "MLFLOW_TRACKING_URI": uri,
+        "ASSAY_CACHE_URL": f"sqlite:///{folder}/verdicts.db",
+        "OPENAI_API_KEY": "fake",
+        "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",
+    }
+    options = {
+        "start": start,
+        "days": DAYS,
+        "per-hour": PER_HOUR,
+        "every": EVERY,
+        "otlp": stack.otlp_http,
+        "prometheus": stack.prometheus,
+        "clock": clock,
+        "outbox": f"sqlite:///{folder}/outbox.db",
+    }
+    command = [sys.executable, str(Path(__file__).with_name("week.py"))]
+    command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, cwd=folder)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return Week(stack, start, end, json.loads(done.stdout.splitlines()[-1]), uri)
+
+
+def load(name: str) -> Any:
+    """A module that lies beside the tests."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,254 @@
+"""Scripted traffic with a known incident, played through the real bridge under a shifted clock (libfaketime).
+
+Run as a program, with libfaketime preloaded and reading its offset from a file: what MLflow, the engine, the bridge and
+the OpenTelemetry SDK take for now is moved through the days, so that ten days of verdicts, labels and KPI gauges reach
+the collector in minutes, with the times they would have had. The judge is the shipped `request_resolved` asked of a
+fake model that reads off what was planted (too kind to a quarter of the failures); traffic, labels and answers are
+made up from a seed. Prints one JSON object: what was planted, and what the bridge says it delivered.
+
+    python week.py --start SECONDS --days 10 --otlp http://127.0.0.1:4318 --clock FILE
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
+EXPERIMENT, AGENT_A, AGENT_B = "support", "billing-agent", "device-agent"
+TOPICS = ("billing", "device", "roaming")
+
+
+def incident(at: float, start: float, days: float) -> bool:
+    """The known incident: device requests go wrong for a day, three days before the end."""
+    return start + (days - 3) * DAY <= at < start + (days - 2) * DAY
+
+
+@dataclass
+class Request:
+    at: float
+    number: int
+    topic: str
+    good: bool
+    passes: str | None  # what the fake model will say; None is a garbled reply
+    labelled: bool
+    thumb: bool | None
+    session: str
+
+
+@dataclass
+class Script:
+    """The traffic, from a seed: about `per_hour` requests an hour, fewer at night."""
+
+    start: float
+    days: float
+    per_hour: float
+    seed: int = 7
+    requests: list[Request] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        dice = random.Random(self.seed)  # noqa: S311 - made-up traffic
+        at, number = self.start, 0
+        while at < self.start + self.days * DAY - 10 * MINUTE:
+            at += dice.expovariate(self.per_hour / HOUR * (0.4 if time.gmtime(at).tm_hour < 7 else 1.2))
+            number += 1
+            topic = dice.choices(TOPICS, (5, 4, 1))[0]
+            bad = 0.75 if topic == "device" and incident(at, self.start, self.days) else 0.12
+            good = dice.random() >= bad
+            kind = dice.random() < (0.97 if good else 0.25)
+            says = None if dice.random() < 0.03 else ("yes" if kind else "no")
+            thumb = dice.random() < (0.8 if good else 0.3) if dice.random() < 0.15 else None
+            session = f"s{number // 2}"
+            self.requests.append(Request(at, number, topic, good, says, dice.random() < 0.4, thumb, session))
+
+
+class Clock:
+    """Moves libfaketime's clock: an offset in a file, read at every call."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0.0
+
+    def move(self, to: float) -> None:
+        real = time.time() - self._offset
+        self._offset = to - real
+        self._path.write_text(f"{self._offset:+.3f}\n", encoding="utf-8")
+        for _ in range(100):
+            if abs(time.time() - to) < 1:
+                return
+            time.sleep(0.01)
+        raise SystemExit("libfaketime is not in force: the clock does not move")
+
+
+def log_run(request: Request) -> str:
+    """One agent run as an MLflow trace with the times of the script."""
+    import mlflow
+
+    begin, ns = int(request.at * 1e9), 1_000_000_000
+    agent = AGENT_B if request.topic == "device" else AGENT_A
+    text = {"question": f"#{request.number} about {request.topic}"}
+    root = mlflow.start_span_no_context(
+        agent,
+        span_type="AGENT",
+        inputs=text,
+        start_time_ns=begin,
+        tags={"agent": agent, "topic": request.topic},
+        metadata={"mlflow.trace.session": request.session},
+    )
+    chat = mlflow.start_span_no_context(
+        "chat", span_type="CHAT_MODEL", parent_span=root, inputs=text, start_time_ns=begin
+    )
+    chat.set_attribute("mlflow.chat.tokenUsage", {"input_tokens": 900, "output_tokens": 150, "total_tokens": 1050})
+    chat.set_attribute("mlflow.llm.cost", {"input_cost": 0.009, "output_cost": 0.006, "total_cost": 0.015})
+    chat.end(outputs="ok", end_time_ns=begin + 2 * ns)
+    planted = {"yes": "PLANTED-YES", "no": "PLANTED-NO", None: "PLANTED-GARBLED"}[request.passes]
+    root.end(
+        outputs={"answer": f"answer {request.number} {planted}"}, end_time_ns=begin + (3 + request.number % 5) * ns
+    )
+    return root.trace_id
+
+
+def reply(request):
+    from mlflow_assay.testing import answer
+
+    if "PLANTED-GARBLED" in request.prompt:
+        return "I would rather not say"
+    return answer("yes" if "PLANTED-YES" in request.prompt else "no", rationale="read off what was planted")
+
+
+def say(trace_id: str, request: Request, name: str, value: object, by: str) -> None:
+    import mlflow
+    from mlflow.entities import AssessmentSource
+
+    mlflow.log_feedback(
+        trace_id=trace_id, name=name, value=value, source=AssessmentSource(source_type="HUMAN", source_id=by)
+    )
+
+
+class Bridge:
+    """The worker's own parts, stepped by hand."""
+
+    def __init__(self, otlp: str, prometheus: str, outbox: str, judge_url: str) -> None:
+        from mlflow_assay import pipeline
+        from mlflow_assay.bridge.database import Database
+        from mlflow_assay.bridge.judging import Selection
+        from mlflow_assay.bridge.worker import Worker
+        from mlflow_assay.contracts import ModelSettings
+        from mlflow_assay.kpis.gauges import KpiGauges
+        from mlflow_assay.sinks.otlp_event import OtlpEventSink
+        from mlflow_assay.sinks.otlp_metrics import OtlpMetricsSink
+        from mlflow_assay.sinks.otlp_span import OtlpSpanSink
+        from mlflow_assay.sinks.worker_metrics import WorkerMetrics
+
+        model = ModelSettings("openai:/fake-judge", base_url=judge_url, usd_per_million=(2.0, 8.0))
+        judges = pipeline.build_judges(["request_resolved"], model=model)
+        self.metrics = OtlpMetricsSink(endpoint=otlp, prometheus=prometheus, interval_s=3600)
+        self.sinks = {
+            "otlp-span": OtlpSpanSink(endpoint=otlp),
+            "otlp-event": OtlpEventSink(endpoint=otlp),
+            "otlp-metrics": self.metrics,
+        }
+        self.observer = WorkerMetrics(endpoint=otlp, interval_s=3600)
+        database = Database(outbox)
+        self.experiment = pipeline.bridged(
+            EXPERIMENT,
+            database,
+            "week",
+            tuple(self.sinks),
+            judges=judges,
+            slices=("topic",),
+            selection=Selection(settle_s=1.0),
+            told=self.observer.judged,
+        )
+        self.worker = Worker(database, [self.experiment], self.sinks, observers=[self.observer], owner="week")
+        self.worker.outbox.add_sinks()
+        self.gauges = KpiGauges(EXPERIMENT, by=("tag:topic",), every_s=HOUR * 10_000, endpoint=otlp)
+
+    def carry(self) -> None:
+        """Judge, read, ship until nothing is due."""
+        self.worker.judge(self.experiment)
+        self.worker.read(self.experiment)
+        for shipper in self.worker.shippers:
+            while shipper.ship():
+                pass
+
+    def compute(self) -> None:
+        self.gauges._last = None  # the interval runs on the monotonic clock, which is not moved
+        self.gauges.update()
+
+    def push(self) -> None:
+        """What the worker's threads do every quarter of a minute."""
+        self.metrics.deliver([])
+        self.metrics._meters.push()
+        self.observer.backlog(self.worker.status())
+        self.observer._meters.push()
+        self.gauges.update()
+
+
+def play(script: Script, bridge: Bridge, clock: Clock, every_s: float) -> dict[str, object]:
+    """The days: requests as they come, labels half a day later, the bridge every three hours, metrics in between."""
+    pending = list(script.requests)
+    labels: list[tuple[float, str, Request]] = []
+    traces: dict[str, Request] = {}
+    end, now, next_hour = script.start + script.days * DAY, script.start, script.start
+    while now < end:
+        now = min(end, now + every_s)
+        clock.move(now)
+        while pending and pending[0].at + 20 < now:
+            request = pending.pop(0)
+            trace_id = log_run(request)
+            traces[trace_id] = request
+            if request.labelled:
+                labels.append((request.at + DAY / 2, trace_id, request))
+            if request.thumb is not None:
+                say(trace_id, request, "user_feedback", request.thumb, "user")
+        while labels and labels[0][0] < now:
+            _, trace_id, request = labels.pop(0)
+            say(trace_id, request, "request_resolved", "yes" if request.good else "no", "expert")
+        if now >= next_hour:
+            next_hour += 3 * HOUR
+            bridge.carry()
+            bridge.compute()
+        bridge.push()
+    bridge.carry()
+    bridge.compute()
+    bridge.push()
+    return {"traces": len(traces), "labels_waiting": len(labels)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name in ("--start", "--days", "--per-hour", "--every"):
+        parser.add_argument(name, type=float, required=True)
+    for name in ("--otlp", "--prometheus", "--clock", "--outbox"):
+        parser.add_argument(name, required=True)
+    given = parser.parse_args()
+    import mlflow
+
+    from mlflow_assay.testing import FakeJudgeServer
+
+    clock = Clock(Path(given.clock))
+    clock.move(given.start)
+    mlflow.set_experiment(EXPERIMENT)
+    script = Script(given.start, given.days, given.per_hour)
+    with FakeJudgeServer(reply, tokens=(700, 40), record=False) as server:
+        bridge = Bridge(given.otlp, given.prometheus, given.outbox, server.url)
+        said = play(script, bridge, clock, given.every)
+        gauges = bridge.gauges._last[1]
+        status = bridge.worker.status()
+        bridge.worker.close()
+        bridge.observer.close()
+    planted = Counter((r.passes or "garbled") for r in script.requests[: said["traces"]])
+    rows = [{"metric": name, "labels": dict(labels), "value": value} for name, labels, value in gauges]
+    sinks = {s.sink: {"delivered": s.delivered, "pending": s.pending, "dead": s.dead} for s in status.sinks}
+    thumbs = sum(r.thumb is not None for r in script.requests[: said["traces"]])
+    print(json.dumps({**said, "planted": planted, "thumbs": thumbs, "gauges": rows, "sinks": sinks}))
+
+
+if __name__ == "__main__":
+    main()
