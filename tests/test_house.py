@@ -72,6 +72,7 @@ MAY = {
     "engine": {"judges.fields", "judges.mlflow_endpoint", "sinks.mlflow_assessments"},
     "bridge": {"engine.cache", "engine.budget", "sources.mlflow_store"},  # the outbox opens as the cache does
     "trust": set(),
+    "interop": {"judges", "engine.judging"},  # a judge as another library's metric: one subject, one verdict
     "telemetry": {"engine.prices"},  # what a model call cost
     "inbound": set(),
     # One split for all that is proven on held-out rows; verdicts and people's labels are read in one place.
