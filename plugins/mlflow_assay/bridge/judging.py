@@ -8,6 +8,7 @@ itself (`engine.plan`), so a killed worker, or two of them, judge nothing twice.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -180,7 +181,7 @@ class Judging:
     def sessions(self) -> int:
         """Judge the sessions waited for that have become quiet."""
         verdicts = 0
-        for session in self.outbox.waiting(self.experiment_id) if "session" in self.scopes else ():
+        for session in self.outbox.waiting(self.experiment_id, 20) if "session" in self.scopes else ():
             if self.stopped is not None:
                 break
             infos = self._traces_of(session)
@@ -195,9 +196,11 @@ class Judging:
     def _traces_of(self, session: str) -> list[TraceInfo]:
         from mlflow.tracing.constant import TraceMetadataKey
 
-        quoted = session.replace("'", "\\'")
-        found = self.reads.search(f"metadata.`{TraceMetadataKey.TRACE_SESSION}` = '{quoted}'", self.selection.batch)
-        return [info for page in found for info in page]
+        # MLflow's filters know no escapes: for a quote any one character is asked, and the answer looked through.
+        plain = re.sub(r"['\"\\%]", "_", session)
+        how = "=" if plain == session else "LIKE"
+        found = self.reads.search(f"metadata.`{TraceMetadataKey.TRACE_SESSION}` {how} '{plain}'", self.selection.batch)
+        return [info for page in found for info in page if _session(info) == session]
 
     def _quiet(self, infos: Sequence[TraceInfo]) -> bool:
         last = max(_ended_ms(info) if info.execution_duration is not None else now_ms() for info in infos)
