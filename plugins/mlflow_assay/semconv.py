@@ -108,7 +108,7 @@ TAG_TERMINATION: Final = "termination"  # why the recorded run ended, in the rec
 
 # --- ours: attributes of a span in an imported trace ---------------------------------------------------
 ACTOR: Final = "assay.actor"  # "customer" on what the customer said or did; absent on the agent's spans
-SAMPLING_KEEP: Final = "sampling.keep"  # true on the root span of a run chosen for judging: tail sampling keeps it
+SAMPLING_KEEP: Final = "sampling.keep"  # true on the spans of a run chosen for judging: tail sampling keeps it
 COST: Final = "assay.cost_usd"  # of one model call, on its span
 TRACE_COST: Final = "assay.trace.cost_usd"  # of all calls of a run whose price is known, on its root span
 REDACTED: Final = "assay.redacted"  # how many values were masked in a span; absent where none
@@ -177,7 +177,7 @@ M_RUN_LATENCY: Final = "assay.agent.latency"
 
 ALL_AGENTS: Final = "all"  # value of GEN_AI_AGENT on KPI gauges that are about every agent together
 OVERFLOW: Final = "(other)"  # label value that stands for all values beyond a label's bound
-UNKNOWN: Final = "unknown"  # value of OUTCOME where nothing says which value is good
+UNKNOWN: Final = "unknown"  # value of OUTCOME where nothing says which value is good; of a verdict span's agent
 
 # Upper bounds of the score histogram's buckets. Judges of [0, 1] (booleans are 0 and 1) use the steps of 0.1; the
 # others see their scale of 1 to 5, 1 to 10 or 0 to 100 in whole steps, tens and the last.

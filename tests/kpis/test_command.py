@@ -42,6 +42,6 @@ def test_a_cron_job_pushes_them_once(judged):
 
 @pytest.mark.parametrize("target", ["tone", "tone=2", "=0.5", "tone=much"])
 def test_a_target_that_is_none_is_refused(judged, target):
-    done = run("--target", target)
+    done = run("--kpi-target", target)
     assert done.exit_code != 0
     assert "is no target" in str(done.exception or done.output)

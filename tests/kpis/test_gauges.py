@@ -154,6 +154,36 @@ def test_slices_are_bounded_and_the_rare_ones_stay_in_the_total(write, gauges):
     assert pick(found, semconv.M_KPI_JUDGED) == 40
 
 
+def test_model_and_prompt_version_are_slices_without_being_asked_for(write, gauges):
+    linked = json.dumps([{"name": "desk", "version": "3"}])
+    write(True, tags={"model": "gpt-4.1", "mlflow.linkedPrompts": linked})
+    write(False, tags={"model": "o3", "mlflow.linkedPrompts": linked})
+    found = gauges().compute(NOW)
+    assert pick(found, semconv.M_KPI_RAW, SLICE="model=gpt-4.1") == 1
+    assert pick(found, semconv.M_KPI_RAW, SLICE="model=o3") == 0
+    assert pick(found, semconv.M_KPI_RAW, SLICE="prompt_version=desk/3") == 0.5
+
+
+def test_what_people_say_that_is_no_label_has_a_rate_of_its_own(write, gauges):
+    """Users' thumbs; two who disagree on a run are counted as no verdict."""
+    ids = [write(True), write(True), write(True), write(True)]
+    for trace_id, value, who in zip([*ids, ids[0]], [True, True, False, None, False], "abcde", strict=True):
+        if value is not None:
+            mlflow.log_feedback(trace_id=trace_id, name="thumb", value=value, source=AssessmentSource("HUMAN", who))
+    found = [g for g in gauges().compute(NOW) if g[1].get(semconv.EVALUATION_NAME) == "thumb"]
+    assert pick(found, semconv.M_KPI_RATE) == 0.5
+    assert {own[semconv.METHOD] for n, own, _ in found if n == semconv.M_KPI_RATE} == {"uncorrected"}
+    counts = (semconv.M_KPI_JUDGED, semconv.M_KPI_UNSCORED, semconv.M_KPI_UNITS)
+    assert [pick(found, name) for name in counts] == [2, 1, 4]
+
+
+def test_labels_are_no_thumbs(write, gauges):
+    trace_id = write(True)
+    mlflow.log_feedback(trace_id=trace_id, name="truth", value=False, source=AssessmentSource("HUMAN", "ana"))
+    found = gauges(labels=("truth",)).compute(NOW)
+    assert {own.get(semconv.EVALUATION_NAME) for _, own, _ in found} - {None} == {JUDGE}
+
+
 def test_an_agent_named_only_by_its_span_is_the_one_the_sinks_name(log_trace, contracts):
     trace_id = log_trace()
     mlflow.log_feedback(trace_id=trace_id, name=JUDGE, value=True, source=AssessmentSource("LLM_JUDGE", "j"))

@@ -80,6 +80,11 @@ def test_the_run_is_copied_on_so_that_nobody_has_to_join(far_end):
     assert facts[semconv.ENVIRONMENT] == "test"
 
 
+def test_a_run_that_names_no_agent_is_found_by_a_query_for_any(far_end):
+    _, facts = sent_span(far_end, sample_revisions()[-1])
+    assert facts[semconv.GEN_AI_AGENT] == "unknown"
+
+
 def test_the_verdict_is_said_in_the_standards_names(far_end):
     _, facts = sent_span(far_end, sample_revision(value=False))
     assert facts["gen_ai.evaluation.name"] == "request_resolved"

@@ -26,7 +26,7 @@ def gauge_options(command: F) -> F:
             "--gold", metavar="EXPERIMENT", help="Gold set whose stored verdicts show whether a judge changed."
         ),
         click.option(
-            "--target",
+            "--kpi-target",
             "targets",
             multiple=True,
             metavar="JUDGE=RATE",
@@ -88,7 +88,7 @@ def _target(text: str) -> tuple[str, float]:
     except ValueError:
         number = 0.0
     if not judge or not 0 < number < 1:
-        raise ConfigError(f"--target {text!r} is no target.", valid="JUDGE=RATE between 0 and 1, such as tone=0.9")
+        raise ConfigError(f"--kpi-target {text!r} is no target.", valid="JUDGE=RATE between 0 and 1, such as tone=0.9")
     return judge, number
 
 
@@ -118,7 +118,7 @@ def kpis(
 
     \b
     assay bridge kpis -e support
-    assay bridge kpis -e support --by tag:domain --target request_resolved=0.8 --json
+    assay bridge kpis -e support --by tag:domain --kpi-target request_resolved=0.8 --json
     assay bridge kpis -e support --otlp-endpoint http://localhost:4318      # for cron, where no worker runs
     """
     from mlflow_assay.kpis.gauges import to_rows

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mlflow_assay import semconv
+from mlflow_assay.bridge.subject import SpanFacts
 from mlflow_assay.contracts import JudgeContract
 from mlflow_assay.errors import ConfigError, SinkError
 from mlflow_assay.kpis import points
@@ -33,8 +34,9 @@ class KpiGauges:
 
     Args:
         experiment: name or id.
-        judges: only these; empty takes all that gave verdicts.
-        by: breakdowns with gauges of their own, for example `tag:domain`; at most 30 values each.
+        judges: only these; empty takes all that gave verdicts, and what people said that is no label.
+        by: breakdowns with gauges of their own beside model and prompt version, for example `tag:domain`; the 30
+            most frequent values of each.
         windows: lengths, back from now.
         labels: where labels are, as `--label` takes them.
         targets: by judge, the pass rate in (0, 1) its alarm holds the agent to.
@@ -78,7 +80,7 @@ class KpiGauges:
         self._contracts = contracts if contracts is not None else _catalogue()
         self._every = number("every_s", every_s)
         self._client = OtlpClient("metrics", endpoint=endpoint, timeout_s=timeout_s)
-        self._agents: dict[str, str | None] = {}
+        self._known: dict[str, SpanFacts] = {}
         self._last: tuple[float, list[Gauge]] | None = None
 
     def update(self) -> list[Gauge]:
@@ -108,7 +110,15 @@ class KpiGauges:
         """
         now = int(time.time() * 1000) if now_ms is None else now_ms
         since = now - max(self._hours.values()) * 3_600_000
-        snapshot = take(self._experiment, self._contracts, self._choice, since_ms=since, now_ms=now, by=self._by)
+        snapshot = take(
+            self._experiment,
+            self._contracts,
+            self._choice,
+            since_ms=since,
+            now_ms=now,
+            by=self._by,
+            known=self._known,
+        )
         found = [*self._windows(snapshot), *self._standing(snapshot), *self._drift(now)]
         return list(points.labelled_with(found, EXPERIMENT_ID=snapshot.experiment_id))
 
@@ -119,6 +129,8 @@ class KpiGauges:
 
     def _window(self, snapshot: Snapshot, window: Window, length: str) -> Iterator[Gauge]:
         yield from points.agents(snapshot, window)
+        if not self._judges:
+            yield from points.people(snapshot, window, self._by)
         for judge in self._chosen(window):
             yield from points.rates(snapshot, window, judge, self._by)
             yield from points.agreement(window, judge)

@@ -16,16 +16,18 @@ from typing import Any
 import numpy as np
 
 from mlflow_assay import semconv
-from mlflow_assay.kpis.snapshot import Snapshot, hours_of
+from mlflow_assay.kpis.snapshot import Run, Snapshot, hours_of
 from mlflow_assay.labels.history import history, then_and_now, watch
 from mlflow_assay.labels.kpi import Kpi, agreement_of, kpi_of, uncorrected
 from mlflow_assay.labels.pairs import Paired, pairs
 from mlflow_assay.labels.people import labels_of
 from mlflow_assay.labels.rows import Row
+from mlflow_assay.labels.verdicts import JudgeVerdicts
 from mlflow_assay.labels.window import Window
 from mlflow_assay.trust.drift import check_gold
+from mlflow_assay.trust.estimate import share
 
-__all__ = ["Gauge", "agents", "agreement", "alarm", "backlog", "gold", "rates"]
+__all__ = ["Gauge", "agents", "agreement", "alarm", "backlog", "gold", "people", "rates"]
 
 Gauge = tuple[str, Mapping[str, str], float]
 _MOST_SLICES = 30  # values of one breakdown; the rarer ones are in the total only
@@ -48,22 +50,29 @@ def _pair(window: Window, judge: str) -> Paired:
 
 
 def _groups(snapshot: Snapshot, rows: Sequence[Row], by: Sequence[str]) -> list[_Group]:
-    """Everything, each agent, each slice."""
-    members: dict[tuple[str, str], list[str]] = {}
+    """Everything, each agent, each slice; the rarer values of a breakdown are in the total only."""
+    members: dict[tuple[str, str], dict[str, list[str]]] = {}
     for row in rows:
-        if agent := snapshot.agents.get(row.trace_id):
-            members.setdefault((semconv.GEN_AI_AGENT, agent), []).append(row.trace_id)
-        for one in by:
-            if value := row.groups.get(one):
-                members.setdefault((semconv.SLICE, f"{one.partition(':')[2] or one}={value}"), []).append(row.trace_id)
-    kept: Counter[str] = Counter()
+        for label, field, value in _parts(snapshot.runs.get(row.trace_id, Run()), row, by):
+            named = f"{field}={value}" if label == semconv.SLICE else value
+            members.setdefault((label, field), {}).setdefault(named, []).append(row.trace_id)
     every = {semconv.GEN_AI_AGENT: semconv.ALL_AGENTS}
     groups = [_Group(every, frozenset(row.trace_id for row in rows))]
-    for (label, value), ids in sorted(members.items(), key=lambda item: -len(item[1])):
-        kept[label] += 1
-        if kept[label] <= _MOST_SLICES:
-            groups.append(_Group({**every, label: value}, frozenset(ids)))
+    for (label, _), values in members.items():
+        common = sorted(values.items(), key=lambda item: -len(item[1]))[:_MOST_SLICES]
+        groups += [_Group({**every, label: value}, frozenset(ids)) for value, ids in common]
     return groups
+
+
+def _parts(run: Run, row: Row, by: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """(label, breakdown, value) of all a run counts for beside the total."""
+    slices = {one.partition(":")[2] or one: row.groups.get(one) for one in by}
+    slices = {"model": run.model, "prompt_version": run.prompt_version, **slices}
+    if run.agent:
+        yield semconv.GEN_AI_AGENT, "agent", run.agent
+    for field, value in slices.items():
+        if value:
+            yield semconv.SLICE, field, value
 
 
 def rates(snapshot: Snapshot, window: Window, judge: str, by: Sequence[str]) -> Iterator[Gauge]:
@@ -76,6 +85,24 @@ def rates(snapshot: Snapshot, window: Window, judge: str, by: Sequence[str]) -> 
         if at:
             labels = {semconv.EVALUATION_NAME: judge, **group.labels}
             yield from _rate(kpi_of(paired.at(at), len(units)), labels, snapshot.now_ms)
+
+
+def people(snapshot: Snapshot, window: Window, by: Sequence[str]) -> Iterator[Gauge]:
+    """Feedback of people that is nobody's label, such as users' thumbs: the share that is good, as they gave it."""
+    taken = {*window.found, *window.choice.names}
+    marks = (mark for row in window.rows for mark in row.marks)
+    names = {mark.name for mark in marks if mark.human and mark.valid and not mark.expectation} - taken
+    for name in sorted(names):
+        said = labels_of(JudgeVerdicts(name, "trace", {}, 0), window.rows, (), window.contracts.get(name))
+        rated = set(said.ratings.units)
+        for group in _groups(snapshot, window.rows, by):
+            rows = [row for row in window.rows if row.trace_id in group.trace_ids]
+            heard = [row for row in rows if row.trace_id in rated]
+            if heard:
+                good = [said.agreed.get(row.trace_id) for row in heard]
+                found = share(good, clusters=[row.unit for row in heard], name=name)
+                kpi = Kpi(name, "trace", found, found, {}, len(rows), 0, {})
+                yield from _rate(kpi, {semconv.EVALUATION_NAME: name, **group.labels}, snapshot.now_ms)
 
 
 def _rate(kpi: Kpi, labels: Mapping[str, str], now_ms: int) -> Iterator[Gauge]:
@@ -173,6 +200,8 @@ def _midnight(date: str) -> float:
 def agents(snapshot: Snapshot, window: Window) -> Iterator[Gauge]:
     """Cost and latency of runs, of all and by agent; and per judge what a passed run cost."""
     for group in _groups(snapshot, window.rows, ()):
+        if semconv.SLICE in group.labels:
+            continue
         rows = [row for row in window.rows if row.trace_id in group.trace_ids]
         costs = [row.usd for row in rows if row.usd is not None]
         if costs:

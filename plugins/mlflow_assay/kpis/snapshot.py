@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mlflow_assay.bridge.subject import SpanFacts, describe, facts_of
 from mlflow_assay.contracts import JudgeContract
@@ -16,9 +16,9 @@ from mlflow_assay.labels.window import LabelChoice, Window, read_window
 from mlflow_assay.sources.mlflow_store import MlflowSource, find_experiment
 
 if TYPE_CHECKING:
-    from mlflow.entities import Trace
+    from mlflow.entities import Trace, TraceInfo
 
-__all__ = ["Snapshot", "hours_of", "take"]
+__all__ = ["Run", "Snapshot", "hours_of", "take"]
 
 _logger = logging.getLogger(__name__)
 _PAGE = 200
@@ -37,6 +37,14 @@ def hours_of(window: str) -> int:
     return int(number) * _UNITS[unit]
 
 
+class Run(NamedTuple):
+    """Of one run, what gauges are split by; None where the trace does not say."""
+
+    agent: str | None = None
+    model: str | None = None
+    prompt_version: str | None = None
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """All traces of the longest window.
@@ -45,13 +53,13 @@ class Snapshot:
         experiment_id: MLflow's.
         now_ms: when it was read, Unix milliseconds.
         whole: the rows and what was said about them.
-        agents: by trace id, the agent's name as the bridge's sinks say it; absent where the trace names none.
+        runs: by trace id, who ran, by the names the bridge's sinks say.
     """
 
     experiment_id: str
     now_ms: int
     whole: Window
-    agents: Mapping[str, str]
+    runs: Mapping[str, Run]
 
     def between(self, since_ms: int, until_ms: int | None = None) -> Window:
         """The traces that began in [since, until); None is no end."""
@@ -65,12 +73,12 @@ class Snapshot:
 
 @dataclass
 class _Described:
-    """A source that notes each trace's agent on its way."""
+    """A source that notes on the way who ran each trace."""
 
     source: MlflowSource
-    known: MutableMapping[str, str | None]
-    agents: dict[str, str] = field(default_factory=dict)
-    settled: dict[str, str | None] = field(default_factory=dict)
+    known: MutableMapping[str, SpanFacts]
+    runs: dict[str, Run] = field(default_factory=dict)
+    settled: dict[str, SpanFacts] = field(default_factory=dict)
 
     def traces(self, *, spans: bool = True) -> Iterator[Trace]:
         page: list[Any] = []
@@ -82,16 +90,21 @@ class _Described:
         yield from self._noted(page)
 
     def _noted(self, page: list[Any]) -> list[Any]:
-        """Spans are asked for only where neither the trace's tag nor an earlier reading says the agent."""
+        """Spans are asked for only where neither the trace's tags nor an earlier reading says it all."""
         infos = {str(trace.info.trace_id): trace.info for trace in page}
-        told = {i: self.known.get(i) or describe(info, SpanFacts()).agent for i, info in infos.items()}
-        asked = [i for i, agent in told.items() if agent is None and i not in self.known]
-        facts = _facts(asked)
-        told |= {i: facts[i].agent for i in asked if i in facts}
-        self.agents |= {i: agent for i, agent in told.items() if agent}
-        # A run that has not ended may yet say who it is.
-        self.settled |= {i: told[i] for i, info in infos.items() if told[i] or info.execution_duration is not None}
+        silent = [i for i, info in infos.items() if i not in self.known and _run(info, SpanFacts())[:2].count(None)]
+        found = _facts(silent)
+        for trace_id, info in infos.items():
+            facts = self.known.get(trace_id) or found.get(trace_id, SpanFacts())
+            self.runs[trace_id] = _run(info, facts)
+            if info.execution_duration is not None:  # a run that has not ended may yet say who it is
+                self.settled[trace_id] = facts
         return page
+
+
+def _run(info: TraceInfo, facts: SpanFacts) -> Run:
+    told = describe(info, facts)
+    return Run(told.agent, told.model, told.prompt_version)
 
 
 def _facts(trace_ids: list[str]) -> dict[str, SpanFacts]:
@@ -102,7 +115,7 @@ def _facts(trace_ids: list[str]) -> dict[str, SpanFacts]:
         return facts_of(trace_ids)
     except StoreError as error:
         if len(trace_ids) == 1:
-            _logger.debug("The agent of %s is not known: %s", trace_ids[0], error)
+            _logger.debug("The spans of %s cannot be had: %s", trace_ids[0], error)
             return {}
     middle = len(trace_ids) // 2
     return {**_facts(trace_ids[:middle]), **_facts(trace_ids[middle:])}
@@ -116,7 +129,7 @@ def take(
     since_ms: int | None,
     now_ms: int,
     by: Sequence[str] = (),
-    known: MutableMapping[str, str | None] | None = None,
+    known: MutableMapping[str, SpanFacts] | None = None,
 ) -> Snapshot:
     """Read an experiment's traces since a time.
 
@@ -127,16 +140,16 @@ def take(
         since_ms: Unix milliseconds; None reads all.
         now_ms: the time the windows end at.
         by: breakdowns, for example `tag:domain`.
-        known: agents by trace id from earlier readings, brought up to date; None remembers nothing.
+        known: what spans said in earlier readings, by trace id; brought up to date. None remembers nothing.
 
     Raises:
         StoreError: no such experiment, or MLflow cannot be read.
         ConfigError: a breakdown is not one.
     """
     found = find_experiment(experiment)
-    remembered = {} if known is None else known
+    remembered: MutableMapping[str, SpanFacts] = {} if known is None else known
     source = _Described(MlflowSource(found.name, since_ms=since_ms), remembered)
     window = read_window(source, contracts, choice, by=by)
     remembered.clear()
     remembered.update(source.settled)
-    return Snapshot(str(found.experiment_id), now_ms, window, source.agents)
+    return Snapshot(str(found.experiment_id), now_ms, window, source.runs)

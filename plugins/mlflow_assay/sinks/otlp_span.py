@@ -131,6 +131,8 @@ def _span(revision: AssessmentRevision, profile: str) -> Any:
         # A collector that samples tails keeps it beside a trace it has kept.
         semconv.SAMPLING_KEEP: True,
         **otlp.verdict_attributes(revision, profile),
+        # Always there, so that a query for any agent finds it.
+        semconv.GEN_AI_AGENT: revision.trace.agent or semconv.UNKNOWN,
     }
     return Span(
         trace_id=trace_id,
