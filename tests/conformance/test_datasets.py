@@ -11,7 +11,7 @@ from importlib.util import find_spec
 import pytest
 
 from mlflow_assay import registry
-from mlflow_assay.testing.datasets import DatasetFormatConformance, DatasetStoreConformance
+from mlflow_assay.testing.dataset_conformance import DatasetFormatConformance, DatasetStoreConformance
 
 SERVED = {"s3", "abfs", "abfss", "az", "gs"}
 NEEDS = {"deepeval": "deepeval", "ragas": "ragas", "dspy": "dspy", "huggingface": "datasets"}
