@@ -50,13 +50,16 @@ def facts_of(trace: Any, settings: Settings) -> Facts:
     agent = info.tags.get(semconv.TAG_AGENT)
     return Facts(
         everywhere=dict(_everywhere(info, settings)),
-        root=dict(_root(info, spans, settings)),
+        root=dict(_root(spans)),
         agents=_agents(spans, agent),
         agent=agent,
     )
 
 
 def _everywhere(info: Any, settings: Settings) -> Iterator[tuple[str, Any]]:
+    # On every span, since the root is the last to arrive: a tail sampler may have decided by then.
+    if settings.judge_sample and chosen(info.trace_id, settings.judge_sample):
+        yield semconv.SAMPLING_KEEP, True
     if session := info.trace_metadata.get(_SESSION):
         yield semconv.GEN_AI_CONVERSATION, session
     if (user := info.trace_metadata.get(_USER)) and settings.user_key:
@@ -78,9 +81,7 @@ def _prompts(tag: str | None) -> str | None:
         return None
 
 
-def _root(info: Any, spans: Mapping[str, Any], settings: Settings) -> Iterator[tuple[str, Any]]:
-    if settings.judge_sample and chosen(info.trace_id, settings.judge_sample):
-        yield semconv.SAMPLING_KEEP, True
+def _root(spans: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     costs = [paid for span in spans.values() if (paid := call_cost(span.get_attribute)) is not None]
     if costs:
         yield semconv.TRACE_COST, sum(costs)

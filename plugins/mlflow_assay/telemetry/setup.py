@@ -83,8 +83,9 @@ def configure(
     is refused where it no longer takes our exporter):
 
     - on each span: `gen_ai.conversation.id` (the session), `user.hash`, `gen_ai.agent.name`, `assay.prompt.version`,
-      the trace's tags as `assay.slice.<tag>`, `mlflow.experiment.id`, `assay.cost_usd` on a model call, `error.type`;
-    - on the root: `assay.trace.cost_usd`, and `sampling.keep` on runs that `assay watch --sample` will judge;
+      the trace's tags as `assay.slice.<tag>`, `mlflow.experiment.id`, `assay.cost_usd` on a model call, `error.type`,
+      and `sampling.keep` on runs that `assay watch --sample` will judge;
+    - on the root: `assay.trace.cost_usd`;
     - masks in names, attributes, events, exceptions, stack traces, status texts and links.
 
     Faults and defaults of MLflow that are worked around, each with a test in tests/telemetry:
