@@ -75,7 +75,7 @@ PARAMS: dict[str, dict[str, Any]] = {
     "prompt_template": {"prompt_template": "Polite? {{output}}"},
     "choice_scores": {"choice_scores": {"yes": 1, "no": 0}},
     "choices": {"choices": {"polite": 1, "rude": 0}},
-    "validator": {"validator": "acme_validators:NoDelays"},
+    "validator": {"validator": "RegexMatch", "arguments": {"regex": ".*"}},
 }
 
 
@@ -356,5 +356,5 @@ def of() -> Any:
         bind=bind, verdict=verdict, replies=replies, declared=declared, a_trace=a_trace, a_session=a_session,
         expectations=expectations, params_of=params_of, ANSWER=ANSWER, QUESTION=QUESTION, judged=judged,
         check_direction=check_direction, check_calls=check_calls, check_missing=check_missing,
-        check_threads=check_threads, check_failure=check_failure, check_deadline=check_deadline,
+        filling=filling, check_threads=check_threads, check_failure=check_failure, check_deadline=check_deadline,
     )  # fmt: skip
