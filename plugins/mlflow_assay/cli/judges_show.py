@@ -217,12 +217,12 @@ def _rows(entry: JudgeEntry, facts: dict[str, Any]) -> list[tuple[str, str]]:
     from rich.markup import escape
 
     calls = f"yes, {facts['model']}" if facts["model"] else "yes" if facts["calls_llm"] else "no"
-    calls += f", {facts['llm_calls']} a verdict" if facts["calls_llm"] and facts["llm_calls"] != "1" else ""
     rows = [
         ("value", facts["passes"]),
         ("scope", facts["scope"]),
         ("needs", ", ".join(facts["needs"]) or "nothing"),
         ("calls a model", calls),
+        ("calls a verdict", facts["llm_calls"] if facts["llm_calls"] not in ("0", "1") else None),
         ("embeddings", "yes" if facts["embeddings"] else None),
         ("uses", facts["uses"]),
         ("asks", ", ".join(facts.get("members") or [])),

@@ -24,6 +24,7 @@ from mlflow_assay.contracts import (
     JudgeContract,
     JudgeLibrary,
     ModelSettings,
+    NumericValue,
 )
 from mlflow_assay.errors import ConfigError, DefinitionError, PluginError
 from mlflow_assay.judges import definition as definitions
@@ -259,6 +260,12 @@ class Catalogue:
         if found.scope != base.scope:
             line = definitions.line_of(path, "scope", "uses")
             raise DefinitionError(f"{path}:{line}: {found.uses} judges a {base.scope}.", found=f"scope: {found.scope}")
+        if (differs := _other_scale(contract, base)) is not None:
+            raise DefinitionError(
+                f"{path}:{definitions.line_of(path, 'value', 'uses')}: {found.uses} gives another value.",
+                found=differs,
+                valid=f"{base.value.describe()}; the threshold is yours to set",
+            )
         return JudgeEntry(contract, origin, found, path, library, member)
 
     def _bind_library(self, entry: JudgeEntry, model: ModelSettings | None, texts: Mapping[str, str]) -> BoundJudge:
@@ -293,6 +300,19 @@ class Catalogue:
                 )
             scorer.declare(contract)
         return BoundJudge(contract, scorer, _digest(contract, chosen, fields, facts), chosen, fields)
+
+
+def _other_scale(contract: JudgeContract, base: JudgeContract) -> str | None:
+    """How a definition's scale or direction differs from the number a library gives; None when it does not."""
+    theirs, ours = base.value, contract.value
+    if not isinstance(theirs, NumericValue):
+        return None
+    same = isinstance(ours, NumericValue) and (ours.low, ours.high, ours.better) == (
+        theirs.low,
+        theirs.high,
+        theirs.better,
+    )
+    return None if same else f"{ours.type}, {ours.describe()}"
 
 
 def _together(definition: JudgeDefinition | None, needs: tuple[str, ...]) -> tuple[str, ...]:

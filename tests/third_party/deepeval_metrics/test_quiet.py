@@ -46,7 +46,7 @@ def test_it_keeps_to_itself(tmp_path, of):
             env={**inherited, "HOME": str(home)},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=250,
         )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

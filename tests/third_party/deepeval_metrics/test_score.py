@@ -165,6 +165,8 @@ def test_a_dry_run_asks_nobody(pack, log_trace):
         ("deepeval/GEval", "deepeval/GeeEval", r"library 'deepeval' has no judge 'GeeEval'"),
         ("deepeval/GEval", "deepeval/JevEval", "no judge 'JevEval'"),
         ("[0, 4]", "[0, 40]", "refuses its metric 'GEval'"),
+        ("threshold: 0.7}", "threshold: 0.7, better: lower}", r"yaml:\d+: deepeval/GEval gives another value.*≤ 0.7"),
+        ("high: 1, threshold: 0.7}", "high: 10, threshold: 7}", "Valid: 0 to 1, ≥ 0.5 passes; the threshold is yours"),
     ],
 )
 def test_a_wrong_definition_is_refused_with_its_line(pack, old, new, told):
