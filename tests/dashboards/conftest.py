@@ -57,6 +57,18 @@ class Week:
         assert len(found) == 1, (name, wanted, found)
         return found[0]
 
+    def promql(self, query: str, at: float | None = None) -> list[tuple[dict[str, str], float]]:
+        """An instant query's (labels, value)."""
+        import requests
+
+        asked = {"query": query, **({"time": at} if at else {})}
+        answer = requests.get(f"{self.stack.prometheus}/api/v1/query", params=asked, timeout=30).json()
+        return [(row["metric"], float(row["value"][1])) for row in answer["data"]["result"]]
+
+    def runs_now(self, seconds: float = 12.0) -> None:
+        """Agent runs with model and tool calls as spans through the collector, now: RED metrics need them."""
+        load("spans_now").send(self.stack.otlp_http, seconds)
+
 
 def faketime() -> str:
     """The library's path; skips with how to get it."""
@@ -95,6 +107,7 @@ def _play(stack: Stack, library: str, folder: Path, store: Path) -> Week:
         "ASSAY_CACHE_URL": f"sqlite:///{folder}/verdicts.db",
         "OPENAI_API_KEY": "fake",
         "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     options = {
         "start": start,

@@ -77,7 +77,9 @@ class Clock:
     def move(self, to: float) -> None:
         real = time.time() - self._offset
         self._offset = to - real
-        self._path.write_text(f"{self._offset:+.3f}\n", encoding="utf-8")
+        fresh = self._path.with_suffix(".new")
+        fresh.write_text(f"{self._offset:+.3f}\n", encoding="utf-8")
+        fresh.replace(self._path)  # whole or not at all: half a number is an error in the middle of a sleep
         for _ in range(100):
             if abs(time.time() - to) < 1:
                 return
