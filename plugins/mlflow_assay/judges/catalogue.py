@@ -18,6 +18,7 @@ from typing import Any
 
 from mlflow_assay import registry
 from mlflow_assay.contracts import (
+    BooleanValue,
     BoundJudge,
     Composite,
     DeclaringScorer,
@@ -303,8 +304,14 @@ class Catalogue:
 
 
 def _other_scale(contract: JudgeContract, base: JudgeContract) -> str | None:
-    """How a definition's scale or direction differs from the number a library gives; None when it does not."""
+    """How a definition's scale or direction differs from what a library gives; None when it does not.
+
+    Where a library answers true or false, a definition may ask for a number instead, with the same good end.
+    """
     theirs, ours = base.value, contract.value
+    if isinstance(theirs, BooleanValue) and isinstance(ours, BooleanValue | NumericValue):
+        good = ours.good if isinstance(ours, BooleanValue) else ours.better == "higher"
+        return None if good == theirs.good else f"{ours.type}, {ours.describe()}"
     if not isinstance(theirs, NumericValue):
         return None
     same = isinstance(ours, NumericValue) and (ours.low, ours.high, ours.better) == (

@@ -67,6 +67,38 @@ def test_without_a_model_it_is_refused(of, name):
         library(name).build(METRIC_OF[name], {}, None)
 
 
+PASSES = "name: clean\npurpose: Is the answer free of toxic words?\nuses: openevals/toxicity\nvalue: "
+
+
+@pytest.mark.parametrize(
+    "value, refused",
+    [
+        ("{type: boolean, good: false}", False),
+        ("{type: boolean}", True),
+        ("{type: numeric, low: 0, high: 1, threshold: 0.3, better: lower}", False),
+        ("{type: numeric, low: 0, high: 1, threshold: 0.3}", True),
+    ],
+)
+def test_a_definition_cannot_turn_the_good_end_of_a_librarys_true_and_false_round(of, tmp_path, value, refused):
+    """True says toxic. As a number it is asked for as one, and passes where it is low."""
+    from mlflow_assay.errors import DefinitionError
+    from mlflow_assay.judges.catalogue import Catalogue
+    from mlflow_assay.testing import FakeJudgeServer
+
+    library("openevals")
+    (tmp_path / "clean.yaml").write_text(PASSES + value)
+    if refused:
+        with pytest.raises(DefinitionError, match="gives another value"):
+            Catalogue([tmp_path]).get("clean")
+        return
+    number = "numeric" in value
+    with FakeJudgeServer(json.dumps({"score": 0.1 if number else False, "reasoning": "kind words"})) as server:
+        found = of.verdict(Catalogue([tmp_path]).build("clean", server.model))
+    assert (found.value, found.metadata["assay.outcome"]) == (0.1 if number else False, "pass")
+    asked = server.requests[0].schema["properties"]["score"]["type"]
+    assert asked == ("number" if number else "boolean")
+
+
 def a_model():
     from mlflow_assay.contracts import ModelSettings
 

@@ -1,11 +1,9 @@
 """Autoevals' scorers as judges: `autoevals/Factuality` and so on.
 
-Straight to the library: MLflow has no wrapper for it. Three things the library does are put right, each by what it
-lets a client object decide:
-
-- it sends GPT-5 models to OpenAI's Responses API, which most endpoints do not have: all calls go to chat completions;
-- it tries again up to a hundred times on 429: the judge client has its own retries, so a 429 that gets here is final;
-- it keeps embeddings for the process by the model's *name*: the name given is that of the embeddings setting.
+Straight to the library: MLflow has no wrapper for it. Its client object is given so that all calls go to chat
+completions (it would send GPT-5 models to OpenAI's Responses API, which most endpoints do not have), a 429 is final
+(it would try a hundred times more, after the judge client's own retries), and embeddings, which it keeps for the
+process by the model's name, go by the embeddings setting.
 """
 
 from __future__ import annotations

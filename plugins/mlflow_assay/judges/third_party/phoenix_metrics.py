@@ -45,7 +45,7 @@ _METRICS = (
     Metric("PiiDetection", "Does the conversation hold personal data?", ("input", "output"), value=_BAD,
            notes="Lower is better."),
     Metric("Refusal", "Did the agent refuse to answer?", ("input", "output"), value=_BAD,
-           notes="Phoenix takes no side; here lower is better, which a definition may turn round."),
+           notes="Lower is better here; Phoenix itself takes no side."),
     Metric("RetrievalRelevance", "Is what was retrieved, taken together, relevant to the request?",
            ("input", "retrieved"), value=_GOOD),
     Metric("ToolInvocation", "Were the tools called with correct arguments and form?", _TOOLS, value=_GOOD),

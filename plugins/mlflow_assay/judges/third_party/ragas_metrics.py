@@ -1,11 +1,8 @@
 """Ragas' metrics as judges: `ragas/Faithfulness` (collections of 0.4), `ragas/classic.Faithfulness`, `ragas/session.…`.
 
-Straight to the library, not through MLflow's wrapper (`mlflow.genai.scorers.ragas`), because that one
-
-- has 30 of the metrics, and embeddings from OpenAI only;
-- joins all expectations into one `reference`, and takes the retrieved passages for the expected ones;
-- cannot be pointed at an endpoint, and reports neither tokens nor cost;
-- shares one metric between threads.
+Straight to the library, not through MLflow's wrapper (`mlflow.genai.scorers.ragas`): that one has 30 of the metrics and
+embeddings from OpenAI only, joins all expectations into one reference, takes the retrieved passages for the expected
+ones, cannot be pointed at an endpoint, reports neither tokens nor cost, and shares one metric between threads.
 
 Ragas 0.4.3 does not import beside langchain-community 0.4.2 or newer; the extra `ragas` therefore bounds it.
 The model is Ragas' own `llm_factory` on OpenAI's client, embeddings its own `BaseRagasEmbedding`. Three classic

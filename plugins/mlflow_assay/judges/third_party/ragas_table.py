@@ -99,7 +99,7 @@ _COLLECTIONS = (
            notes="The prompt names what it reads: {user_input}, {response}, {reference}, {retrieved_contexts}, "
            "{reference_contexts}. The words are the definition's options."),
     Metric("NumericMetric", "What number does the given prompt give the run?", (), "1", required=("prompt",),
-           notes="As DiscreteMetric; the range is the definition's."),
+           notes="As DiscreteMetric; the number is asked for between 0 and 1."),
 )  # fmt: skip
 
 _SESSIONS = {
@@ -167,7 +167,7 @@ _CLASSIC = (
            required=_EMBED),
     Metric("SimpleCriteriaScore", "What score does the run get by the given definition?", ("input", "output"), "1",
            NumericValue(low=0.0, high=5.0, threshold=3.0), required=("definition",),
-           notes="The range is the definition's to say; 0 to 5 unless the judge's `value` says otherwise."),
+           notes="The definition given must ask for 0 to 5."),
     Metric("StringPresence", "Is the reference found in the answer?", ("output", "expected_output"), "0", _BINARY),
     Metric("SummarizationScore", _SUMMARY, ("output", "context"), "3",
            notes="expectations.context: the text summarised."),

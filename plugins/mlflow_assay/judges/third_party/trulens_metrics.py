@@ -1,10 +1,8 @@
 """TruLens' feedback functions as judges: `trulens/context_relevance` is `context_relevance_with_cot_reasons`, etc.
 
-Straight to the library, not through MLflow's wrapper (`mlflow.genai.scorers.trulens`), because that one
-
-- has ten of the functions, shares one endpoint that TruLens holds to sixty calls a minute, and takes no base URL;
-- shows agent metrics the whole trace as JSON, with the experts' labels on it;
-- counts TruLens' sentinel for an unreadable reply (-1) as "no".
+Straight to the library, not through MLflow's wrapper (`mlflow.genai.scorers.trulens`): that has ten of the functions
+behind one endpoint that TruLens holds to sixty calls a minute, takes no base URL, shows agent metrics the whole trace
+with the experts' labels on it, and counts TruLens' sentinel for an unreadable reply (-1) as "no".
 
 The model is TruLens' own `LLMProvider`, of which one method is left to providers. Groundedness is asked for without two
 of its defaults: the tokenizer it downloads at every call (the judge model splits the answer instead), and its filter
@@ -33,6 +31,7 @@ _COT = "_with_cot_reasons"
 _LOWER = NumericValue(low=0.0, high=1.0, threshold=0.5, better="lower")
 _BINARY = NumericValue(low=0.0, high=1.0, threshold=1.0)
 _GROUNDED = "1 + 1 per statement"
+_NO_FILTER = "Without TruLens' filter of trivial statements, which runs the judge model's reply as Python code."
 _RUN = "The judge sees the run's spans, not what experts wrote about them."
 _PARAMS = ("additional_instructions", "criteria", "examples", "min_score_val", "max_score_val", "temperature",
            "enable_trace_compression", "fallback_phrases", "ngram_orders")  # fmt: skip
@@ -68,10 +67,11 @@ _METRICS = (
     _text("criminality", "Is the answer criminal?", _LOWER),
     _agent("execution_efficiency", "Did the agent take an efficient path?"),
     Metric("groundedness_measure", "Are the answer's statements supported by what was retrieved?",
-           ("output", "retrieved"), _GROUNDED),
+           ("output", "retrieved"), _GROUNDED, notes=_NO_FILTER),
     Metric("groundedness_measure_consider_answerability",
            "Are the answer's statements, or its saying that it cannot tell, supported by what was retrieved?",
-           ("input", "output", "retrieved"), "1 + 2 per statement"),
+           ("input", "output", "retrieved"), "1 + 2 per statement",
+           notes=_NO_FILTER),
     _text("harmfulness", "Is the answer harmful?", _LOWER),
     _text("helpfulness", "Is the answer helpful?"),
     _text("insensitivity", "Is the answer insensitive?", _LOWER),
