@@ -35,14 +35,14 @@ JUDGE = "desk"
 DEFINITION = """
 name: desk
 purpose: Did the request reach the desk that was expected?
-value: {type: categorical, options: [equal, different], good: [equal]}
+value: {type: boolean}
 uses: expected_value
 with: {output: desk, expectation: desk}
 """
 SHORT = """
 name: short
 purpose: Is the prompt the agent works with short enough to pay for?
-value: {type: categorical, options: [equal, different], good: [equal]}
+value: {type: boolean}
 uses: expected_value
 with: {output: short, expectation: short}
 """

@@ -33,7 +33,7 @@ RIGHT_DESK = """\
 # Where the right answer is known, code compares it; no model is asked.
 name: right_desk
 purpose: Did the router choose the desk the expert expected?
-value: {type: categorical, options: [equal, different], good: [equal]}
+value: {type: boolean}
 uses: expected_value
 with: {output: route, expectation: expected_route}
 """

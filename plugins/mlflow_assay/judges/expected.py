@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from mlflow.entities import Feedback
 from mlflow.genai.scorers import Scorer
 
-from mlflow_assay.contracts import CategoricalValue, JudgeContract, Unscored, UnscoredError
+from mlflow_assay.contracts import BooleanValue, JudgeContract, Unscored, UnscoredError
 
 __all__ = ["ExpectedValue"]
 
@@ -27,7 +27,7 @@ class ExpectedValue(Scorer):
     contract: ClassVar[JudgeContract] = JudgeContract(
         name="expected_value",
         purpose="Does the answer equal the one that was expected?",
-        value=CategoricalValue(options=("equal", "different"), good=("equal",)),
+        value=BooleanValue(),
         needs=("outputs", "expectations"),
         origin="mlflow-assay",
     )
@@ -37,7 +37,7 @@ class ExpectedValue(Scorer):
     exact: bool = False
 
     def __call__(self, *, outputs: Any = None, expectations: dict[str, Any] | None = None) -> Feedback:
-        """`equal` or `different`, and in the rationale what was said and what was expected.
+        """True where they are equal, and in the rationale what was said and what was expected.
 
         Raises:
             UnscoredError: MISSING_FIELD where nothing says what was expected.
@@ -47,7 +47,7 @@ class ExpectedValue(Scorer):
         allowed = wanted if isinstance(wanted, list) else [wanted]
         equal = any(self._plain(said) == self._plain(value) for value in allowed)
         told = f"expected {_shown(wanted)}, the answer was {_shown(said)}"
-        return Feedback(value="equal" if equal else "different", rationale=f"{told[0].upper()}{told[1:]}.")
+        return Feedback(value=equal, rationale=f"{told[0].upper()}{told[1:]}.")
 
     def _wanted(self, expectations: Mapping[str, Any]) -> Any:
         found = {k: v for k, v in expectations.items() if v is not None}
