@@ -40,11 +40,12 @@ def mask_of(name: str) -> str:
     return f"[{name.upper()}]"
 
 
-def pattern_kind(name: str, pattern: re.Pattern[str], near: str = "") -> Kind:
+def pattern_kind(name: str, pattern: re.Pattern[str], near: tuple[str, ...] = (), *, fold: bool = False) -> Kind:
     """A kind from one regular expression; a group named `value` is masked alone, else the whole match.
 
     Args:
-        near: a text without any of these characters is not searched; empty searches every text.
+        near: a text without any of these is not searched, which is most of the speed; empty searches every text.
+        fold: `near` is in lower case and compared without regard to case.
     """
     group = "value" if "value" in pattern.groupindex else 0
 
@@ -54,8 +55,10 @@ def pattern_kind(name: str, pattern: re.Pattern[str], near: str = "") -> Kind:
         return whole[:start] + mask_of(name) + whole[end:]
 
     def replace(text: str) -> tuple[str, int]:
-        if near and not any(character in text for character in near):
-            return text, 0
+        if near:
+            searched = text.lower() if fold else text
+            if not any(part in searched for part in near):
+                return text, 0
         return pattern.subn(masked, text)
 
     return Kind(name, replace)
@@ -72,19 +75,30 @@ _IP = re.compile(
 )
 
 # --- secrets --------------------------------------------------------------------------------------------------
+# Each with what a text must hold for it to be searched.
 _TOKENS = (
-    r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:[^-]|-(?!----))*(?:-----END [A-Z ]{0,40}PRIVATE KEY-----)?",
-    r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{4,}\.[\w-]*",  # JSON Web Token
-    r"(?<![\w-])(?:sk|pk|rk)[-_](?:[a-z]{2,8}[-_])*[A-Za-z0-9_-]{16,}",  # OpenAI, Anthropic, Langfuse, Stripe
-    r"(?<!\w)(?:gh[pousr]_|github_pat_|glpat-|hf_|npm_|pypi-|dapi|dop_v1_|shpat_|lin_api_|xai-|gsk_)[A-Za-z0-9_-]{16,}",
-    r"(?<!\w)xox[abeoprs]-[A-Za-z0-9-]{10,}",  # Slack
-    r"(?<!\w)(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?!\w)",  # AWS access key id
-    r"(?<!\w)AIza[\w-]{35}",
-    r"(?<!\w)ya29\.[\w-]{20,}",
-    r"(?<!\w)SG\.[\w-]{16,}\.[\w-]{16,}",
-    r"(?<!\w)https://hooks\.slack\.com/services/[\w/]+",
+    (
+        ("PRIVATE KEY",),
+        r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----(?:[^-]|-(?!----))*(?:-----END [A-Z ]{0,40}PRIVATE KEY-----)?",
+    ),
+    (("eyJ",), r"(?<![\w-])eyJ[\w-]{8,}\.eyJ[\w-]{4,}\.[\w-]*"),  # JSON Web Token
+    # OpenAI, Anthropic, Langfuse, Stripe
+    (
+        ("sk-", "sk_", "pk-", "pk_", "rk-", "rk_"),
+        r"(?<![\w-])(?:sk|pk|rk)[-_](?:[a-z]{2,8}[-_])*[A-Za-z0-9_-]{16,}",
+    ),
+    (
+        ("gh", "glpat-", "hf_", "npm_", "pypi-", "dapi", "dop_v1_", "shpat_", "lin_api_", "xai-", "gsk_"),
+        r"(?<!\w)(?:gh[pousr]_|github_pat_|glpat-|hf_|npm_|pypi-|dapi|dop_v1_|shpat_|lin_api_|xai-|gsk_)"
+        r"[A-Za-z0-9_-]{16,}",
+    ),
+    (("xox",), r"(?<!\w)xox[abeoprs]-[A-Za-z0-9-]{10,}"),  # Slack
+    (("AKIA", "ASIA", "ABIA", "ACCA"), r"(?<!\w)(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}(?!\w)"),  # AWS access key id
+    (("AIza",), r"(?<!\w)AIza[\w-]{35}"),
+    (("ya29.",), r"(?<!\w)ya29\.[\w-]{20,}"),
+    (("SG.",), r"(?<!\w)SG\.[\w-]{16,}\.[\w-]{16,}"),
+    (("hooks.slack.com",), r"(?<!\w)https://hooks\.slack\.com/services/[\w/]+"),
 )
-_TOKEN = re.compile("|".join(_TOKENS))
 _NAMES = (
     r"pass(?:word|wd|phrase)|pwd|secret|(?:dd-|x-)?api[_-]?key|(?:access|auth|refresh|id|bearer)[_-]?token"
     r"|client[_-]?secret"
@@ -106,10 +120,10 @@ def _secrets(text: str) -> tuple[str, int]:
 
 
 _SECRET_PARTS = (
-    pattern_kind("secret", _TOKEN),
-    pattern_kind("secret", _USERINFO, near="@"),
-    pattern_kind("secret", _SCHEME),
-    pattern_kind("secret", _ASSIGNED, near=":="),
+    *(pattern_kind("secret", re.compile(pattern), near) for near, pattern in _TOKENS),
+    pattern_kind("secret", _USERINFO, ("://",)),
+    pattern_kind("secret", _SCHEME, ("bearer", "basic"), fold=True),
+    pattern_kind("secret", _ASSIGNED, ("pass", "pwd", "secret", "key", "token"), fold=True),
 )
 
 # --- numbers with check digits ---------------------------------------------------------------------------------
@@ -148,8 +162,14 @@ def _is_iban(text: str) -> bool:
     return int("".join(str(int(c, 36)) for c in moved)) % 97 == 1
 
 
-def _grouped(name: str, run: re.Pattern[str], check: Callable[[str], bool], longest: int) -> Kind:
-    """A kind whose members are written in groups; a run of groups is searched for the longest that check."""
+def _grouped(
+    name: str, run: re.Pattern[str], check: Callable[[str], bool], longest: int, hint: re.Pattern[str]
+) -> Kind:
+    """A kind whose members are written in groups; a run of groups is searched for the longest that check.
+
+    Args:
+        hint: a quick expression that every text with a member in it matches.
+    """
 
     def spans(text: str) -> Iterator[tuple[int, int]]:
         for match in run.finditer(text):
@@ -157,6 +177,8 @@ def _grouped(name: str, run: re.Pattern[str], check: Callable[[str], bool], long
             yield from _checked(text, groups, check, longest)
 
     def replace(text: str) -> tuple[str, int]:
+        if hint.search(text) is None:
+            return text, 0
         parts, at, count = [], 0, 0
         for start, end in spans(text):
             parts += [text[at:start], mask_of(name)]
@@ -166,6 +188,8 @@ def _grouped(name: str, run: re.Pattern[str], check: Callable[[str], bool], long
     return Kind(name, replace)
 
 
+_CARD_HINT = re.compile(r"[2-6][0-9](?:[ \u00a0-]?[0-9]){11}")
+_IBAN_HINT = re.compile(r"[0-9]{2}(?:[ \u00a0-]?[A-Za-z0-9]){11}")
 _GROUP = re.compile(r"[0-9A-Za-z]+")
 
 
@@ -203,20 +227,37 @@ _SPOKEN = re.compile(
 )
 
 
-def _national(text: str) -> tuple[str, int]:
-    """Numbers that start with a 0: nine digits or more, so that a date is none."""
-    found = 0
-
-    def masked(match: re.Match[str]) -> str:
-        nonlocal found
-        long_enough = 9 <= sum(c.isdigit() for c in match.group()) <= 13
-        found += long_enough
-        return mask_of("phone") if long_enough else match.group()
-
-    return _NATIONAL.sub(masked, text), found
+# Where digits come often enough for a number; only there are the expressions tried.
+_CANDIDATE = re.compile(r"[0-9](?:[ \u00a0().\-/]{0,3}[0-9]){6,}")
+_PHONE_WORDS = ("phone", "tel", "mobile", "cell", "msisdn", "fax", "whatsapp")
 
 
-_PHONE_PARTS = (pattern_kind("phone", _PHONE), Kind("phone", _national), pattern_kind("phone", _SPOKEN))
+def _long_enough(match: re.Match[str]) -> bool:
+    """Nine digits or more, so that a date is no number that starts with a 0."""
+    return 9 <= sum(c.isdigit() for c in match.group()) <= 13
+
+
+def _within_candidates(pattern: re.Pattern[str], accept: Callable[[re.Match[str]], bool]) -> Kind:
+    """A kind of phone number, searched only where digits come often enough."""
+
+    def replace(text: str) -> tuple[str, int]:
+        parts, at, count = [], 0, 0
+        for place in _CANDIDATE.finditer(text):
+            # What may stand before the first digit, and what the look-ahead wants to see behind the last.
+            for match in pattern.finditer(text, max(at, place.start() - 2), place.end() + 3):
+                if accept(match):
+                    parts += [text[at : match.start()], mask_of("phone")]
+                    at, count = match.end(), count + 1
+        return ("".join([*parts, text[at:]]), count) if count else (text, 0)
+
+    return Kind("phone", replace)
+
+
+_PHONE_PARTS = (
+    _within_candidates(_PHONE, lambda match: True),
+    _within_candidates(_NATIONAL, _long_enough),
+    pattern_kind("phone", _SPOKEN, _PHONE_WORDS, fold=True),
+)
 
 
 def _phones(text: str) -> tuple[str, int]:
@@ -230,10 +271,10 @@ def _phones(text: str) -> tuple[str, int]:
 # In the order applied: a secret may hold digits and an @, a card number may hold what looks like a phone number.
 BUILT_IN: tuple[Kind, ...] = (
     Kind("secret", _secrets),
-    pattern_kind("email", _EMAIL, near="@%"),
-    _grouped("iban", _IBAN_RUN, _is_iban, 34),
-    _grouped("card", _DIGIT_RUN, is_card, 19),
+    pattern_kind("email", _EMAIL, near=("@", "%40")),
+    _grouped("iban", _IBAN_RUN, _is_iban, 34, _IBAN_HINT),
+    _grouped("card", _DIGIT_RUN, is_card, 19, _CARD_HINT),
     Kind("phone", _phones),
-    pattern_kind("ip", _IP, near=".:"),
+    pattern_kind("ip", _IP, near=(".", ":")),
 )
 OFF_BY_DEFAULT = frozenset({"ip"})  # addresses of servers are what a platform engineer looks for

@@ -317,6 +317,7 @@ def test_no_unix_time_of_our_age_is_taken_for_a_card(milliseconds, finer):
     "scrap",
     [
         *("a", "1", "a.", "a@", "a@a.", "+1", "0 1", "11 ", "a1 ", "01 ", "DE12", "://a:", "1:", "{", "[", '"'),
+        *("0170 1234567 555-123-2001 ", "0170 1234567 ", "+49 170 1234567 ", "GH token ", "phone "),
         *("password=", "eyJ", "sk-", "sk-a-", "555-", "(555) ", "4111 ", "%40", "Bearer ", ":", "_"),
         "-----BEGIN PRIVATE KEY-----",
     ],

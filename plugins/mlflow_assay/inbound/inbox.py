@@ -100,11 +100,12 @@ class Inbox:
             ).fetchall()
         return [(Evaluation.from_json(body), tries, arrived) for body, tries, arrived in rows]
 
-    def done(self, one: Evaluation, reason: str | None = None) -> None:
-        """It is stored, or given up for a reason: its content goes, its id stays for a while."""
+    def done(self, batch: Sequence[Evaluation], reason: str | None = None) -> None:
+        """These are stored, or given up for a reason: their content goes, their ids stay for a while."""
+        now = time.time()
         with self._transaction() as db:
-            db.execute("DELETE FROM waiting WHERE id = ?", (one.id,))
-            db.execute("INSERT OR REPLACE INTO done VALUES (?, ?, ?)", (one.id, time.time(), reason))
+            db.executemany("DELETE FROM waiting WHERE id = ?", [(one.id,) for one in batch])
+            db.executemany("INSERT OR REPLACE INTO done VALUES (?, ?, ?)", [(one.id, now, reason) for one in batch])
 
     def later(self, one: Evaluation, wait_s: float) -> None:
         """Try it again after a while."""

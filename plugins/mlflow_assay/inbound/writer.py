@@ -6,8 +6,9 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
+from mlflow_assay import sqlstore
 from mlflow_assay.inbound.evaluation import Evaluation
 from mlflow_assay.inbound.inbox import Inbox
 
@@ -69,17 +70,20 @@ class Writer:
             Exception: MLflow cannot be reached; what was not stored waits.
         """
         batch = self._inbox.due()
+        ready = []
         for one, tries, arrived in batch:
-            if self._stop.is_set():
-                break
             try:
-                self._try(one, tries, arrived)
+                if self._is_ready(one, tries, arrived):
+                    ready.append((one, tries))
             except Exception:
-                self._inbox.later(one, _wait(tries))  # behind the others, should it be the cause itself
+                self._inbox.later(one, _wait(tries))
                 raise
+        if ready and not self._store_at_once([one for one, _ in ready]):
+            self._store_one_by_one(ready)
         return len(batch)
 
-    def _try(self, one: Evaluation, tries: int, arrived: float) -> None:
+    def _is_ready(self, one: Evaluation, tries: int, arrived: float) -> bool:
+        """Whether its trace is known and open; else it waits or is given up."""
         experiment = self._experiment(one)
         if experiment is None:
             if time.time() - arrived > self._keep_s:
@@ -89,7 +93,36 @@ class Writer:
         elif self._experiments is not None and experiment not in self._experiments:
             self._give_up(one, "its trace is in an experiment that is not open to evaluations from outside")
         else:
-            self._store(one)
+            return True
+        return False
+
+    def _store_at_once(self, batch: Sequence[Evaluation]) -> bool:
+        """Whether all were stored in one transaction, as a database URI allows; none was where not."""
+        store = sqlstore.open_store()
+        if store is None:
+            return False
+        try:
+            before = sqlstore.assessment_ids(store, [one.id for one in batch])
+            if sqlstore.add_assessments(store, [one.feedback() for one in batch]):
+                return False
+        except Exception as error:
+            # Whatever keeps a private path from working, the public one still may.
+            _log.info("The one-transaction write failed (%s); writing one by one.", type(error).__name__)
+            return False
+        self.counts["stored"] += len(batch) - len(before)
+        self.counts["stored before"] += len(before)
+        self._inbox.done(batch)
+        return True
+
+    def _store_one_by_one(self, ready: Sequence[tuple[Evaluation, int]]) -> None:
+        for one, tries in ready:
+            if self._stop.is_set():
+                return
+            try:
+                self._store(one)
+            except Exception:
+                self._inbox.later(one, _wait(tries))  # behind the others, should it be the cause itself
+                raise
 
     def _experiment(self, one: Evaluation) -> str | None:
         """The experiment of its trace; None while MLflow does not know the trace."""
@@ -124,7 +157,7 @@ class Writer:
                 return
             else:
                 raise
-        self._inbox.done(one)
+        self._inbox.done([one])
 
     def _is_stored(self, one: Evaluation) -> bool:
         import mlflow
@@ -138,7 +171,7 @@ class Writer:
     def _give_up(self, one: Evaluation, reason: str) -> None:
         self.counts["given up"] += 1
         _log.warning("The evaluation %s of trace %s is given up: %s.", one.id, one.trace_id, reason)
-        self._inbox.done(one, reason)
+        self._inbox.done([one], reason)
 
 
 def _wait(tries: int) -> float:
