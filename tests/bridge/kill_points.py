@@ -2,8 +2,8 @@
 
 python kill_points.py EXPERIMENT OUTBOX_URL KEY_SERVER_URL SEED KILLS [--ask]
 
-MLflow is imported once and each life is a fork, so that hundreds of deaths take a minute. Between two lives a writer,
-also a fork, changes assessments. Prints one JSON object: how the lives ended.
+MLflow is imported once and each life is a fork, so that hundreds of deaths take a minute. Before
+each life some assessments are changed. Prints one JSON object: how the lives ended.
 """
 
 from __future__ import annotations
@@ -107,9 +107,13 @@ def main() -> None:
     ask = "--ask" in sys.argv
     chance, ends = random.Random(seed), Counter()  # noqa: S311
     for number in range(kills):
-        assert in_child(lambda n=number: write(experiment, seed * 10_000 + n, 3)) == 0
         die_at = chance.randrange(1, 150)
-        ends[in_child(lambda d=die_at: live(experiment, outbox, url, ask, d))] += 1
+
+        def life(number: int = number, die_at: int = die_at) -> None:
+            write(experiment, seed * 10_000 + number, 3)
+            live(experiment, outbox, url, ask, die_at)
+
+        ends[in_child(life)] += 1
     ends[in_child(lambda: live(experiment, outbox, url, ask, None))] += 1
     print(json.dumps(ends))
 

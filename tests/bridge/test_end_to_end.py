@@ -54,7 +54,7 @@ def commands(fresh_stack, agent, outbox_url, tmp_path, monkeypatch):
         f"otlp-span,endpoint={fresh_stack.otlp_http},tempo={fresh_stack.tempo}",
         f"otlp-metrics,endpoint={fresh_stack.otlp_http},prometheus={fresh_stack.prometheus}",
         f"otlp-event,endpoint={fresh_stack.otlp_http}",
-        f"datadog,url={agent.url}/evp_proxy/v2",
+        f"datadog,url={agent.url}/evp_proxy/v2,ml_app=telecom",
         f"jsonl,path={tmp_path}/lines.jsonl",
     ]
     options = [part for sink in sinks for part in ("--sink", sink)]

@@ -1,4 +1,4 @@
-"""`kill -9` at any database statement and any request, a hundred and sixty times: nothing is lost, order is kept.
+"""`kill -9` at any database statement and any request, again and again: nothing is lost, order is kept.
 
 A sink that can be asked gets nothing twice; one that cannot gets again only what was on its way when a worker died.
 """
@@ -22,12 +22,12 @@ from mlflow_assay.bridge.reconcile import check_source
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 
-@pytest.mark.parametrize("ask", [True, False], ids=["askable", "silent"])
-@pytest.mark.parametrize("seed", [1, 2])
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("seed", "ask"), [(1, True), (2, True), (3, False)], ids=["askable", "again", "silent"])
 def test_killed_at_any_statement(log_trace, store, outbox_url, key_server, seed, ask):
     import mlflow
 
-    kills = 40
+    kills = int(os.environ.get("ASSAY_TEST_KILLS", "25"))
     for _ in range(5):
         log_trace()
     script = Path(__file__).parent / "kill_points.py"
@@ -36,7 +36,7 @@ def test_killed_at_any_statement(log_trace, store, outbox_url, key_server, seed,
         [*command, "--ask"] if ask else command,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=850,
         env={**os.environ, "MLFLOW_TRACKING_URI": store},
     )
     assert done.returncode == 0, done.stderr[-3000:]

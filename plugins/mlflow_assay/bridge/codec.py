@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Any
 
 from mlflow_assay.contracts import AssessmentRevision, EvaluatedTrace, Outcome
@@ -16,8 +16,8 @@ _TRACE = frozenset(f.name for f in fields(EvaluatedTrace))
 
 def encode(revision: AssessmentRevision) -> str:
     """One JSON object; fields that are None are left out."""
-    kept = {name: value for name, value in asdict(revision).items() if value is not None}
-    kept["trace"] = {name: value for name, value in kept["trace"].items() if value is not None}
+    kept = {name: value for name, value in vars(revision).items() if value is not None}
+    kept["trace"] = {name: value for name, value in vars(revision.trace).items() if value is not None}
     return json.dumps(kept, ensure_ascii=False, default=str, separators=(",", ":"))
 
 

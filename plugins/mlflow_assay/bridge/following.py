@@ -16,6 +16,7 @@ Nothing is dropped for being old. What is read is compared by content; time stam
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -87,12 +88,14 @@ class Following:
         outbox: what is known.
         ingest: takes in what was read.
         pace: how often and how much.
+        stop: set when the worker is to end: what is being read is recorded, and no further page is read.
     """
 
     reads: Reads
     outbox: Outbox
     ingest: Ingest
     pace: Pace = field(default_factory=Pace)
+    stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self._seen: dict[tuple[str, int, bool], int] = {}
@@ -144,6 +147,8 @@ class Following:
             mark = max(mark, min(rows[-1].at_ms, now_ms()))
             found += self._take_touched([row for row in rows if self._key(row) not in self._seen], mark)
             self._seen.update({self._key(row): row.at_ms for row in rows})
+            if self.stop.is_set():
+                break
         self._forget(mark - int(self.pace.overlap_s * 1000))
         return found
 
@@ -229,6 +234,8 @@ class Following:
         for infos, end in self._pages(from_ms, to_ms):
             found += self._take_page(infos, start, end, None)
             start = end
+            if self.stop.is_set():
+                break
         return found
 
     def _pages(self, from_ms: int, to_ms: int) -> Iterator[tuple[tuple[TraceInfo, ...], int]]:

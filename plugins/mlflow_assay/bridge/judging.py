@@ -9,6 +9,7 @@ itself (`engine.plan`), so a killed worker, or two of them, judge nothing twice.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,6 +81,7 @@ class Judging:
         scopes: what the judges look at; `session` among them makes sessions be waited for.
         selection: which traces.
         told: called with counts of traces `judged` and `sampled_out`.
+        stop: set when the worker is to end: the batch at hand is judged, and no further one.
     """
 
     experiment_id: str
@@ -89,6 +91,7 @@ class Judging:
     scopes: frozenset[Scope] = frozenset({"trace"})
     selection: Selection = field(default_factory=Selection)
     told: Callable[[Mapping[str, int]], None] | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
         self._seen: dict[str, None] = {}
@@ -125,7 +128,7 @@ class Judging:
             fresh = [info for info in infos if str(info.trace_id) not in self._seen]
             last = max([last, *(_ended_ms(info) for info in infos)])
             verdicts += self._judge(fresh, tell=True)
-            if self.stopped is not None:
+            if self.stopped is not None or self.stop.is_set():
                 return verdicts  # the mark stays: these are looked at again
             self._remember(fresh)
         if last > mark:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
@@ -157,7 +156,7 @@ class Outbox:
         there = {assessment: known for trace in before.values() for assessment, known in trace.items()}
         fresh, changed, said = [], [], []
         for step in steps:
-            row = {"experiment_id": experiment_id, **asdict(step.known)}
+            row = {"experiment_id": experiment_id, **vars(step.known)}
             if step.known.assessment_id not in there:
                 fresh.append(row)
             elif there[step.known.assessment_id] != step.known:

@@ -140,6 +140,10 @@ class Worker:
         self.deliveries = Deliveries(database, retry or Retry())
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
+        for experiment in experiments:
+            experiment.following.stop = self._stop
+            if experiment.judging is not None:
+                experiment.judging.stop = self._stop
         self.shippers = [
             Shipper(name, sink, self.deliveries, self.owner, observers, lease_s=self._pulse.lease_s, stop=self._stop)
             for name, sink in self._sinks.items()
