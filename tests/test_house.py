@@ -68,7 +68,15 @@ MAY = {
     "sinks": set(),
     "sources": {"judges.definition"},  # recorded prompts become definitions
     # Local judges measure themselves; cases use the engine's door; libraries ask models as the engine does.
-    "judges": {"trust", "engine.judging", "engine.chat", "engine.limits", "engine.prices", "testing"},
+    "judges": {
+        "trust",
+        "engine.judging",
+        "engine.allowance",
+        "engine.chat",
+        "engine.limits",
+        "engine.prices",
+        "testing",
+    },
     "engine": {"judges.fields", "judges.mlflow_endpoint", "sinks.mlflow_assessments"},
     "bridge": {"engine.cache", "engine.budget", "sources.mlflow_store"},  # the outbox opens as the cache does
     "trust": set(),

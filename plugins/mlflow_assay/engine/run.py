@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from mlflow_assay import semconv
 from mlflow_assay.contracts import INHERENT, BoundJudge, Composite, DeclaringScorer, Sink, Unscored, UnscoredError
 from mlflow_assay.engine import judging
+from mlflow_assay.engine.allowance import Allowance, allowed
 from mlflow_assay.engine.budget import Budget, SharedBudget, Spend
 from mlflow_assay.engine.cache import CachedVerdict, VerdictCache, key
 from mlflow_assay.engine.chat import ChatJudge, HandOverError, prepare
@@ -293,14 +294,17 @@ class LocalEngine:
         if (refusal := await self._reserve(budget, estimate)) is not None:
             self.stopped = refusal
             return judging.unscored(job.bound, job.subject, UnscoredError(Unscored.BUDGET, refusal))
-        actual = estimate
+        allowance, actual = Allowance(budget, estimate), None
         try:
-            feedback = await self._call(job, http, pool)
+            feedback = await self._call(job, http, pool, allowance)
             actual = _spent(feedback)
-            self._typical[job.bound.digest] = actual
+            if judging.reason_of(feedback) is Unscored.BUDGET:  # refused within, after some calls
+                self.stopped = str(feedback.error.error_message)
+            else:
+                self._typical[job.bound.digest] = actual
             return feedback
         finally:
-            budget.settle(estimate, actual)
+            budget.settle(allowance.reserved, actual if actual is not None else allowance.reserved)
             self._settled.set()
 
     async def _reserve(self, budget: Budget | SharedBudget, estimate: Spend) -> str | None:
@@ -332,9 +336,11 @@ class LocalEngine:
         price = price_for(job.bound.model)
         return Spend(calls, given, made, cost(price, given, made) if price else 0.0)
 
-    async def _call(self, job: _Job, http: aiohttp.ClientSession, pool: ThreadPoolExecutor) -> Feedback:
+    async def _call(
+        self, job: _Job, http: aiohttp.ClientSession, pool: ThreadPoolExecutor, allowance: Allowance | None = None
+    ) -> Feedback:
         if job.chat is None:
-            return await _in_pool(pool, judging.judge, job.bound, job.subject)
+            return await _in_pool(pool, _judge_within, allowance, job)
         started = time.perf_counter()
         limiter = self._limiter(job.chat.endpoint.url)
         try:
@@ -500,6 +506,11 @@ def _spent(feedback: Feedback) -> Spend:
     number = {k: float(facts.get(k) or 0) for k in (Key.JUDGE_INPUT_TOKENS, Key.JUDGE_OUTPUT_TOKENS, Key.JUDGE_COST)}
     given, made, usd = number.values()
     return Spend(int(facts.get(semconv.JUDGE_CALLS, 1)), int(given), int(made), usd)
+
+
+def _judge_within(allowance: Allowance | None, job: _Job) -> Feedback:
+    with allowed(allowance):
+        return judging.judge(job.bound, job.subject)
 
 
 async def _in_pool(pool: ThreadPoolExecutor, call: Callable[..., T], *args: Any) -> T:

@@ -147,6 +147,20 @@ def test_a_budget_counts_every_call_of_a_metric_and_holds(pack, log_trace, limit
     assert found["unscored"] == {"budget": 8 - limit // 2}
 
 
+@pytest.mark.parametrize("limit", [10, 25, 26])
+def test_a_budget_holds_to_the_call_also_for_metrics_that_ask_more_often_than_declared_at_least(pack, log_trace, limit):
+    """Six conversations of four exchanges: five calls each. Reserved are two; the others are asked for one by one."""
+    for session in range(6):
+        for number in range(4):
+            log_trace(request=f"question {number} of {session}", session=f"s{session}")
+    with FakeJudgeServer(model) as server:
+        report = score(pack, server, "kept_to_it", extra=["--max-calls", str(limit)])
+        found = tallies(report)["kept_to_it"]
+        assert len(server.requests) <= limit
+    assert found["passed"] + found["unscored"].get("budget", 0) == 6
+    assert found["unscored"]["budget"] >= 1 and found["passed"] >= (1 if limit > 20 else 0)
+
+
 def test_a_dry_run_asks_nobody(pack, log_trace):
     log_trace()
     with FakeJudgeServer(model) as server:

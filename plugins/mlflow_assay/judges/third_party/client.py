@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_assay import semconv
 from mlflow_assay.contracts import ModelSettings, Unscored, UnscoredError
+from mlflow_assay.engine.allowance import current
 from mlflow_assay.engine.chat import Endpoint, dislikes_format, endpoint_of
 from mlflow_assay.engine.limits import RetryPolicy, parse_retry_after, retriable
 from mlflow_assay.engine.prices import cost, price_for
@@ -32,7 +33,7 @@ __all__ = ["JudgeClient", "Meter", "check_provider"]
 _CHAT = "/chat/completions"
 _PASSED_ON = ("openai", "azure", "gateway")  # speak OpenAI's protocol themselves
 _NO_KEY = "none"  # clients insist on a key; the transport puts the real one, if any
-_formless: set[str] = set()  # endpoints that refused a response format
+_formless: set[tuple[str, str]] = set()  # endpoints, with the response formats they refused
 
 
 class Meter:
@@ -144,6 +145,7 @@ class _Backend:
 
     def __init__(self, model: ModelSettings, retry: RetryPolicy) -> None:
         self.model, self._retry, self.meter = model, retry, Meter()
+        self._allowance = current()
         self._provider = None if _speaks_openai(model) else _translator(model)
         self.endpoint = endpoint_of(model) if self._provider is None else _own_endpoint(model, self._provider)
 
@@ -152,7 +154,11 @@ class _Backend:
 
         Raises:
             httpx.TimeoutException, httpx.TransportError: no answer, after the retries.
+            UnscoredError: BUDGET, when the run's budget has no room for another call.
         """
+        if self._allowance is not None and (refusal := self._allowance.take()) is not None:
+            self.meter.failure = UnscoredError(Unscored.BUDGET, refusal)
+            raise self.meter.failure
         started, attempts = time.monotonic(), 0
         payload = self._prepared(path, payload)
         while True:
@@ -181,14 +187,14 @@ class _Backend:
             return dict(payload)
         kept = {k: v for k, v in payload.items() if k not in ("model", "stream", "stream_options")}
         kept |= {**self.endpoint.model_field, **self.model.params}
-        if self.endpoint.url in _formless:
+        if (self.endpoint.url, _form(kept)) in _formless:
             kept.pop("response_format", None)
         return kept
 
     def _simplify(self, payload: dict[str, Any], reply: Any) -> bool:
         """Take out what the endpoint says it does not take, unless the user asked for it; whether that was possible."""
         if "response_format" in payload and dislikes_format(reply):
-            _formless.add(self.endpoint.url)
+            _formless.add((self.endpoint.url, _form(payload)))
             del payload["response_format"]
             return True
         error = reply.get("error") if isinstance(reply, dict) else None
@@ -232,6 +238,11 @@ class _Backend:
         error = reply.get("error", reply) if isinstance(reply, dict) else reply
         message = str(error.get("message", error) if isinstance(error, dict) else error)[:500]
         self.meter.failure = UnscoredError(reason_for_status(status), f"the judge model answered {status}: {message}")
+
+
+def _form(payload: Mapping[str, Any]) -> str:
+    """The response format asked for, as text; some endpoints refuse all of them, some those of certain schemas."""
+    return json.dumps(payload.get("response_format"), sort_keys=True, default=str)
 
 
 def _speaks_openai(model: ModelSettings) -> bool:
