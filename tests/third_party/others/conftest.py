@@ -274,9 +274,12 @@ def judged(library: Any, name: str, script: Any, number: int = 7) -> tuple[Any, 
     return found, server.requests
 
 
-def check_direction(library: Any, name: str) -> None:
-    """All speaks for the run, or all against it: the value moves to the good end, and passes there."""
-    (well, _), (ill, _) = (judged(library, name, replies(library, name, good)) for good in (True, False))
+def check_metric(library: Any, name: str) -> None:
+    """All speaks for the run, or all against it: the value moves to the good end, and passes there.
+
+    It takes as many calls of the model as declared, and all of them are on the bill.
+    """
+    (well, asked), (ill, _) = (judged(library, name, replies(library, name, good)) for good in (True, False))
     assert well.error is None, well.error
     assert ill.error is None, ill.error
     value = library.metrics[name].value
@@ -284,15 +287,9 @@ def check_direction(library: Any, name: str) -> None:
     assert judging.outcome_of(well).value == "pass"
     if isinstance(value, NumericValue):
         assert (well.value > ill.value) == (value.better == "higher") and well.value != ill.value
-
-
-def check_calls(library: Any, name: str) -> None:
-    """As many calls as declared, all of them on the bill."""
-    found, requests = judged(library, name, replies(library, name, True))
-    assert found.error is None, found.error
-    assert len(requests) == declared(library.metrics[name].calls)
-    assert found.metadata[semconv.JUDGE_CALLS] == str(len(requests))
-    assert int(found.metadata["mlflow.assessment.judgeInputTokens"]) > 0
+    assert len(asked) == declared(library.metrics[name].calls)
+    assert well.metadata[semconv.JUDGE_CALLS] == str(len(asked))
+    assert int(well.metadata["mlflow.assessment.judgeInputTokens"]) > 0
 
 
 def check_missing(library: Any, name: str) -> None:
@@ -355,6 +352,6 @@ def of() -> Any:
     return types.SimpleNamespace(
         bind=bind, verdict=verdict, replies=replies, declared=declared, a_trace=a_trace, a_session=a_session,
         expectations=expectations, params_of=params_of, ANSWER=ANSWER, QUESTION=QUESTION, judged=judged,
-        check_direction=check_direction, check_calls=check_calls, check_missing=check_missing,
+        check_metric=check_metric, check_missing=check_missing,
         filling=filling, check_threads=check_threads, check_failure=check_failure, check_deadline=check_deadline,
     )  # fmt: skip

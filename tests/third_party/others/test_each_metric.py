@@ -35,13 +35,8 @@ def metrics(asking=None):
 
 
 @pytest.mark.parametrize("library, name", metrics(asking=True))
-def test_the_good_end_is_the_declared_one(of, library, name):
-    of.check_direction(library, name)
-
-
-@pytest.mark.parametrize("library, name", metrics(asking=True))
-def test_it_makes_as_many_calls_as_it_declares(of, library, name):
-    of.check_calls(library, name)
+def test_the_good_end_and_the_calls_are_the_declared_ones(of, library, name):
+    of.check_metric(library, name)
 
 
 @pytest.mark.parametrize("library, name", metrics())

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
-pytest.importorskip("guardrails", reason="Guardrails is not installed: pip install 'mlflow-assay[guardrails]'")
 
 from mlflow_assay.errors import ConfigError
 from mlflow_assay.judges.third_party.guardrails_validators import GuardrailsValidators
 
 LIBRARY = GuardrailsValidators()
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("guardrails") is None,
+    reason="Guardrails is not installed: pip install 'mlflow-assay[guardrails]'",
+)
 OWN = """
 from guardrails.validators import FailResult, PassResult, Validator, register_validator
 
