@@ -60,11 +60,14 @@ class Snapshot:
     now_ms: int
     whole: Window
     runs: Mapping[str, Run]
+    _cut: dict[tuple[int, int | None], Window] = field(default_factory=dict, repr=False)
 
     def between(self, since_ms: int, until_ms: int | None = None) -> Window:
         """The traces that began in [since, until); None is no end."""
-        rows = [r for r in self.whole.rows if since_ms <= r.time_ms and (until_ms is None or r.time_ms < until_ms)]
-        return self._window(rows)
+        if (since_ms, until_ms) not in self._cut:
+            rows = [r for r in self.whole.rows if since_ms <= r.time_ms and (until_ms is None or r.time_ms < until_ms)]
+            self._cut[since_ms, until_ms] = self._window(rows)
+        return self._cut[since_ms, until_ms]
 
     def _window(self, rows: Sequence[Row]) -> Window:
         found = {one.name: one for one in collect(rows, self.whole.contracts)}
