@@ -228,6 +228,19 @@ def test_one_refused_revision_does_not_take_the_batch_with_it():
     assert [d.state for d in found] == ["delivered", "delivered", "rejected", "delivered", "delivered"]
 
 
+def test_the_far_ends_own_words_are_in_the_detail(far_end):
+    """A collector's refusal is a google.rpc.Status."""
+    from google.rpc.status_pb2 import Status
+
+    far_end.status, far_end.body = 503, Status(code=14, message="the queue is full").SerializeToString()
+    far_end.headers = {"Content-Type": "application/x-protobuf"}
+    (found,) = OtlpSpanSink(endpoint=far_end.url).deliver([sample_revision()])
+    assert found.detail == f"{far_end.url}/v1/traces answered 503: the queue is full"
+    far_end.body = b"\xff not protobuf"
+    (found,) = OtlpSpanSink(endpoint=far_end.url).deliver([sample_revision()])
+    assert "not protobuf" in found.detail
+
+
 def test_bodies_are_compressed_unless_switched_off(far_end, monkeypatch):
     OtlpSpanSink(endpoint=far_end.url).deliver([sample_revision()])
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", "none")

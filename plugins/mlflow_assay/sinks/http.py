@@ -94,7 +94,7 @@ class Client:
             return Reply(None, problem=f"{_place(url)}: {self._clean(_cause(error))}")
         if 200 <= answer.status_code < 300:
             return Reply(answer.status_code, answer.content)
-        excerpt = self._clean(answer.content[:_EXCERPT].decode("utf-8", "replace").strip())
+        excerpt = self._clean(_told(answer)[:_EXCERPT])
         problem = f"{_place(url)} answered {answer.status_code}" + (f": {excerpt}" if excerpt else "")
         return Reply(answer.status_code, answer.content, _retry_after(answer.headers.get("Retry-After")), problem)
 
@@ -106,6 +106,19 @@ class Client:
     def close(self) -> None:
         """Let go of the connection."""
         self._session.close()
+
+
+def _told(answer: Any) -> str:
+    """The far end's words: OTLP's are a google.rpc.Status where they are protobuf."""
+    if str(answer.headers.get("Content-Type", "")).startswith("application/x-protobuf"):
+        from google.protobuf.message import DecodeError
+        from google.rpc.status_pb2 import Status
+
+        try:
+            return str(Status.FromString(answer.content).message)
+        except DecodeError:  # not what it says it is: then shown as it came
+            pass
+    return str(answer.content.decode("utf-8", "replace"))
 
 
 def _finite(value: Any) -> Any:
