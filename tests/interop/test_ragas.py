@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 
 import pytest
 
-pytest.importorskip("ragas", reason="Ragas is not installed: pip install 'mlflow-assay[ragas]'")
-
-from ragas.messages import AIMessage, HumanMessage, ToolCall, ToolMessage
-
-from mlflow_assay.interop.ragas_metric import AssayMetric
 from mlflow_assay.testing import FakeJudgeServer, answer
+
+# Looked for, not imported: that takes seconds in each process that collects tests.
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("ragas") is None, reason="Ragas is not installed: pip install 'mlflow-assay[ragas]'"
+)
+
+
+def AssayMetric(*args, **more):  # noqa: N802 - the class, imported when it is wanted
+    from mlflow_assay.interop.ragas_metric import AssayMetric as Metric
+
+    return Metric(*args, **more)
 
 
 def test_ragas_scores_a_judge_and_batches_it():
@@ -34,6 +41,8 @@ def test_an_unscored_verdict_is_ragas_nan_with_the_reason_and_nothing_is_asked()
 
 def test_messages_and_tool_calls_reach_a_judge_that_reads_the_run():
     """`repeated_steps` is code: the same call with the same result three times over is one too many repeats."""
+    from ragas.messages import AIMessage, HumanMessage, ToolCall, ToolMessage
+
     calls = [AIMessage(content="", tool_calls=[ToolCall(name="get_order", args={"id": 7})]), ToolMessage(content="?")]
     messages = [HumanMessage(content="Where is it?"), *calls * 4, AIMessage(content="I do not know.")]
     clean = [HumanMessage(content="Where is it?"), *calls, AIMessage(content="On its way.")]

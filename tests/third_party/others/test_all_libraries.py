@@ -61,6 +61,19 @@ def test_a_parameter_the_metric_does_not_have_is_refused_with_those_it_has(of, n
         of.bind(found, metric, None if name == "guardrails" else a_model(), {"stricktness": 1})
 
 
+@pytest.mark.parametrize(
+    "name, metric, given",
+    [
+        ("autoevals", "LLMClassifier", {"prompt_template": "Is it good?", "choice_scores": {"yes": 1, "no": 0}}),
+        ("phoenix", "ClassificationEvaluator", {"prompt_template": "Is it good?", "choices": {"yes": 1, "no": 0}}),
+        ("openevals", "llm_as_judge", {"prompt": "Is it good?"}),
+    ],
+)
+def test_a_prompt_that_shows_nothing_of_the_run_is_refused(of, name, metric, given):
+    with pytest.raises(ConfigError, match="does not name what it reads"):
+        of.bind(library(name), metric, a_model(), given)
+
+
 @pytest.mark.parametrize("name", METRIC_OF)
 def test_without_a_model_it_is_refused(of, name):
     with pytest.raises(ConfigError, match="needs a judge model"):

@@ -13,8 +13,8 @@ from mlflow_assay.testing import FakeJudgeServer, JudgeConformance
 
 NAMES = ("agentevals", "autoevals", "guardrails", "openevals", "phoenix", "ragas", "trulens")
 LIBRARIES = {name: registry.load("judges", name)() for name in NAMES}
-# Compared as JSON, numbers or lists; their verdicts are held in test_each_metric.py.
-OF_ANOTHER_FORM = {"JSONDiff", "ListContains", "NumericDiff", "json_match"}
+# Compared as JSON, numbers or lists, or asking for a second exchange; their verdicts are held in test_each_metric.py.
+OF_ANOTHER_FORM = {"JSONDiff", "ListContains", "NumericDiff", "UserFriction", "json_match"}
 
 
 def metrics():

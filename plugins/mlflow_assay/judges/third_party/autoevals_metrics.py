@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mlflow_assay.contracts import NumericValue, Unscored, UnscoredError, ValueSpec
 from mlflow_assay.errors import ConfigError
 from mlflow_assay.judges.third_party.embeddings import Embeddings, embeddings_of
-from mlflow_assay.judges.third_party.helpers import check_params, on_scale
+from mlflow_assay.judges.third_party.helpers import check_params, named_fields, on_scale
 from mlflow_assay.judges.third_party.metric import Measure, Measured, Metric, MetricLibrary
 from mlflow_assay.judges.third_party.sample import Sample
 
@@ -106,7 +106,7 @@ class AutoevalsMetrics(MetricLibrary):
         if metric.name != "LLMClassifier":
             return metric.reads
         places = {"input": "input", "output": "output", "expected": "expected_output"}
-        return tuple(place for key, place in places.items() if f"{{{{{key}}}}}" in str(params["prompt_template"]))
+        return named_fields(params["prompt_template"], {f"{{{{{key}}}}}": place for key, place in places.items()})
 
     def measure(self, metric: Metric, params: Mapping[str, Any]) -> Measure:
         """See `MetricLibrary.measure`."""

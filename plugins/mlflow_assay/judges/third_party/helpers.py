@@ -13,7 +13,7 @@ from mlflow_assay.errors import ConfigError
 from mlflow_assay.judges import fields
 from mlflow_assay.judges.third_party.sample import Sample, ToolCall
 
-__all__ = ["check_params", "expected_messages", "on_scale", "openai_messages", "run"]
+__all__ = ["check_params", "expected_messages", "named_fields", "on_scale", "openai_messages", "run"]
 
 T = TypeVar("T")
 _HAIR = 1e-6
@@ -63,6 +63,21 @@ def check_params(judge: str, params: Mapping[str, Any], valid: Iterable[str]) ->
     known = sorted(set(valid))
     if stray := sorted(set(params) - set(known)):
         raise ConfigError(f"The judge {judge!r} has no parameter {stray[0]!r}.", valid=[*known, "fields"])
+
+
+def named_fields(prompt: Any, places: Mapping[str, str]) -> tuple[str, ...]:
+    """The fields of a sample a prompt names, by its own placeholders.
+
+    Args:
+        places: placeholder as it is written, to the sample's field.
+
+    Raises:
+        ConfigError: it names none, so that every run would get the same verdict.
+    """
+    found = tuple(place for written, place in places.items() if written in str(prompt))
+    if not found:
+        raise ConfigError("The prompt does not name what it reads.", found=f"{str(prompt)!r:.80}", valid=list(places))
+    return found
 
 
 def openai_messages(sample: Sample) -> list[dict[str, Any]]:

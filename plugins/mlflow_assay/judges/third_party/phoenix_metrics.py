@@ -16,7 +16,7 @@ from mlflow_assay import semconv
 from mlflow_assay.contracts import NumericValue, Unscored, UnscoredError, ValueSpec
 from mlflow_assay.errors import ConfigError
 from mlflow_assay.judges import fields
-from mlflow_assay.judges.third_party.helpers import check_params, on_scale
+from mlflow_assay.judges.third_party.helpers import check_params, named_fields, on_scale
 from mlflow_assay.judges.third_party.metric import Measure, Measured, Metric, MetricLibrary
 from mlflow_assay.judges.third_party.sample import Sample, ToolCall
 
@@ -90,7 +90,7 @@ class PhoenixMetrics(MetricLibrary):
         """What the metric reads; for one made of a prompt, what the prompt names."""
         if metric.name != _CUSTOM:
             return metric.reads
-        return tuple(place for key, place in _PLACES.items() if f"{{{key}}}" in str(params["prompt_template"]))
+        return named_fields(params["prompt_template"], {f"{{{key}}}": place for key, place in _PLACES.items()})
 
     def measure(self, metric: Metric, params: Mapping[str, Any]) -> Measure:
         """See `MetricLibrary.measure`."""

@@ -92,6 +92,8 @@ class LibraryJudge(Scorer):
             sample = self._fields.sample(
                 inputs=inputs, outputs=outputs, expectations=expectations, trace=trace, session=session or ()
             )
+            if self.is_session_level_scorer:
+                _check_turns(sample)
             client = JudgeClient(self._model) if self._model is not None else None
             try:
                 return self._answer(self._measured(sample, client), client)
@@ -132,6 +134,17 @@ class LibraryJudge(Scorer):
         if self._model is None:
             return AssessmentSource(AssessmentSourceType.CODE, f"{self._library.name}/{self._metric.name}")
         return AssessmentSource(AssessmentSourceType.LLM_JUDGE, self._model.uri)
+
+
+def _check_turns(sample: Sample) -> None:
+    """A conversation has something said and something answered.
+
+    Raises:
+        UnscoredError: MISSING_FIELD, before anything is asked.
+    """
+    if not {"user", "assistant"} <= {turn.role for turn in sample.turns}:
+        found = f"found {len(sample.turns)} turns" if sample.turns else "found: none recorded"
+        raise UnscoredError(Unscored.MISSING_FIELD, f"needs a session with a user's turn and a reply ({found})")
 
 
 def _is_nothing(score: Any) -> bool:
