@@ -15,16 +15,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mlflow_assay.contracts import BoundJudge, JudgeContract, ModelSettings, Outcome, Unscored, UnscoredError
+    from mlflow_assay.datasets.build import BuildPlan
+    from mlflow_assay.datasets.store import load_dataset
     from mlflow_assay.engine.report import RunReport
     from mlflow_assay.errors import AssayError
     from mlflow_assay.judges.catalogue import Catalogue
-    from mlflow_assay.pipeline import build_judges, evaluate, optimization, optimize, score
+    from mlflow_assay.pipeline import build_dataset, build_judges, evaluate, optimization, optimize, score
     from mlflow_assay.sources.mlflow_store import MlflowSource
     from mlflow_assay.trust.estimate import Estimate
 
 __all__ = [
     "AssayError",
     "BoundJudge",
+    "BuildPlan",
     "Catalogue",
     "Estimate",
     "JudgeContract",
@@ -34,8 +37,10 @@ __all__ = [
     "RunReport",
     "Unscored",
     "UnscoredError",
+    "build_dataset",
     "build_judges",
     "evaluate",
+    "load_dataset",
     "optimization",
     "optimize",
     "score",
@@ -44,6 +49,7 @@ __all__ = [
 _HOMES = {
     "AssayError": "errors",
     "BoundJudge": "contracts",
+    "BuildPlan": "datasets.build",
     "Catalogue": "judges.catalogue",
     "Estimate": "trust.estimate",
     "JudgeContract": "contracts",
@@ -53,8 +59,10 @@ _HOMES = {
     "RunReport": "engine.report",
     "Unscored": "contracts",
     "UnscoredError": "contracts",
+    "build_dataset": "pipeline",
     "build_judges": "pipeline",
     "evaluate": "pipeline",
+    "load_dataset": "datasets.store",
     "optimization": "pipeline",
     "optimize": "pipeline",
     "score": "pipeline",

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from mlflow_assay.contracts import BoundJudge, JudgeContract, ModelSettings, Sink, TraceSource
 from mlflow_assay.engine.report import RunReport
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from mlflow_assay.bridge.following import Pace
     from mlflow_assay.bridge.judging import Selection
     from mlflow_assay.bridge.worker import Experiment
+    from mlflow_assay.contracts import DatasetStore
+    from mlflow_assay.datasets.build import BuildPlan
     from mlflow_assay.datasets.model import Dataset, DatasetRow
     from mlflow_assay.engine.budget import Budget
     from mlflow_assay.engine.cache import VerdictCache
@@ -45,6 +47,7 @@ __all__ = [
     "ENGINES",
     "JudgeList",
     "bridged",
+    "build_dataset",
     "build_judges",
     "calibrate",
     "dry_run",
@@ -687,6 +690,52 @@ def optimize(
 
     experiment_id = open_experiment(experiment)
     return carry_out(request, experiment_id, aliases, state=state, cache=cache, told=told, step=step, stage=stage)
+
+
+def build_dataset(
+    name: str,
+    source: TraceSource,
+    plan: BuildPlan | None = None,
+    *,
+    store: DatasetStore | str | None = None,
+    alias: str | None = None,
+    redactor: Redactor | Literal["built-in"] | None = "built-in",
+    paths: Sequence[str | Path] = (),
+    progress: Callable[[int, int | None], None] | None = None,
+    **said: str | None,
+) -> Dataset:
+    """Make a version of a dataset from traces: those judges failed, people corrected, or any condition selects.
+
+    Args:
+        name: of the dataset.
+        source: where the traces are.
+        plan: which of them, and what of them; None takes every trace, without near-duplicates, split 60/20/20.
+        store: an open store or its URL; None takes ASSAY_DATASETS, else the folder `assay-datasets`.
+        alias: also points at the new version.
+        redactor: what replaces personal data; None replaces nothing.
+        paths: the user's own folders of judge definitions, whose pass rules are needed.
+        progress: called with rows made so far and in all.
+        said: what the manifest shall say: `licence`, `owner`, `retention`, `pii`, `by`.
+
+    Raises:
+        ConfigError: a condition names a judge or label that is not there.
+        StoreError: no trace is selected, or MLflow or the store cannot be used.
+        NotTrustedError: too few groups to split.
+    """
+    from mlflow_assay.datasets.build import BuildPlan, build
+    from mlflow_assay.datasets.model import Dataset
+    from mlflow_assay.datasets.store import open_store
+    from mlflow_assay.redaction import Redactor
+
+    opened = open_store(store) if store is None or isinstance(store, str) else store
+    entries = sorted(Catalogue([str(p) for p in paths]).entries.values(), key=lambda e: e.definition is not None)
+    contracts = {entry.contract.name: entry.contract for entry in entries}
+    masks = Redactor() if redactor == "built-in" else redactor
+    with build(source, plan or BuildPlan(), contracts, redactor=masks, progress=progress) as built:
+        manifest = opened.write(name, built.rows(), built.about(**said))
+    if alias is not None:
+        opened.set_alias(name, alias, manifest.version)
+    return Dataset(manifest, opened)
 
 
 def _check_complete(stored: Sequence[tuple[str, str]]) -> None:

@@ -276,3 +276,18 @@ def test_too_few_groups_for_a_split_is_said(judged):
     judged("two", session="s")
     with pytest.raises(NotTrustedError, match=r"cannot be parted.*--split none"):
         built(shaping=Shaping())
+
+
+def test_from_python_in_one_call(judged, tmp_path):
+    import mlflow_assay as assay
+
+    for i in range(4):
+        judged(f"{TOPICS[i]} for ann@example.com", verdict=i > 1, expectations={"route": "x"})
+    plan = assay.BuildPlan(where=("judge request_resolved failed",), shaping=WHOLE)
+    made = assay.build_dataset(
+        "failed", MlflowSource("test"), plan, store=str(tmp_path / "s"), alias="golden", owner="qa", retention="90d"
+    )
+    assert (len(made), made.manifest.about.owner, made.manifest.about.pii) == (2, "qa", "redacted")
+    again = assay.load_dataset("failed@golden", str(tmp_path / "s"))
+    assert again.digest == made.digest
+    assert {r.inputs["request"] for r in again.rows()} == {f"{t} for [EMAIL]" for t in TOPICS[:2]}
