@@ -15,7 +15,7 @@ from mlflow_assay.datasets.model import DatasetRow
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["COLUMNS", "JSON_COLUMNS", "batches", "from_cells", "rows_of", "schema"]
+__all__ = ["COLUMNS", "JSON_COLUMNS", "READING", "batches", "from_cells", "rows_of", "schema"]
 
 COLUMNS = (
     "id",
@@ -34,6 +34,8 @@ COLUMNS = (
 )
 JSON_COLUMNS = ("inputs", "outputs", "expectations", "tags", "redacted")
 _BATCH = 10_000
+# How far Arrow reads ahead: by default many batches of every file, which is memory nobody asked for.
+READING = {"batch_size": 16_384, "batch_readahead": 2, "fragment_readahead": 1}
 
 
 def schema() -> pa.Schema:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.datasets.appending import compare, only
-from mlflow_assay.datasets.columns import rows_of
+from mlflow_assay.datasets.columns import READING, rows_of
 from mlflow_assay.datasets.model import Dataset, DatasetRow
 from mlflow_assay.datasets.snapshot import Index
 
@@ -106,13 +106,13 @@ def diff(old: Dataset, new: Dataset) -> Diff:
 
 
 def _index(dataset: Dataset) -> Index:
-    found = dataset.store.arrow(dataset.manifest).to_batches(columns=["id", "content"])
+    found = dataset.store.arrow(dataset.manifest).to_batches(columns=["id", "content"], **READING)
     return Index.joined(Index.of(batch) for batch in found)
 
 
 def _rows(dataset: Dataset, some: Index) -> Iterator[DatasetRow]:
     if not len(some):
         return
-    batches: Iterator[pa.RecordBatch] = iter(dataset.store.arrow(dataset.manifest).to_batches(batch_size=10_000))
+    batches: Iterator[pa.RecordBatch] = iter(dataset.store.arrow(dataset.manifest).to_batches(**READING))
     for batch in only(batches, some):
         yield from rows_of(batch)

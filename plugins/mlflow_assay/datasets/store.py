@@ -141,7 +141,7 @@ class SnapshotStore:
         import pyarrow.compute as pc
 
         keep = None if split is None else pc.field("split") == split
-        for batch in self.arrow(version).to_batches(columns=list(columns.COLUMNS), filter=keep, batch_size=10_000):
+        for batch in self.arrow(version).to_batches(columns=list(columns.COLUMNS), filter=keep, **columns.READING):
             yield from columns.rows_of(batch)
 
     def arrow(self, version: Manifest) -> pyarrow.dataset.Dataset:
@@ -375,18 +375,18 @@ class SnapshotStore:
             raise StoreError(f"The manifest of version {number} of {name!r} at {self.url} cannot be read.") from error
 
     def _index(self, version: Manifest) -> Index:
-        found = self.arrow(version).to_batches(columns=["id", "content"])
+        found = self.arrow(version).to_batches(columns=["id", "content"], **columns.READING)
         return Index.joined(Index.of(batch) for batch in found)
 
     def _batches(self, version: Manifest, files: Sequence[DataFile]) -> Iterator[pa.RecordBatch]:
-        return iter(self.arrow(replace(version, files=tuple(files))).to_batches())
+        return iter(self.arrow(replace(version, files=tuple(files))).to_batches(**columns.READING))
 
     def _holds(self, version: Manifest, file: DataFile, some: Index) -> bool:
         return bool(among(self._index(replace(version, files=(file,))), some).any())
 
     def _splits(self, version: Manifest, files: Sequence[DataFile]) -> dict[str, int]:
         counts: Counter[str] = Counter()
-        for batch in self.arrow(replace(version, files=tuple(files))).to_batches(columns=["split"]):
+        for batch in self.arrow(replace(version, files=tuple(files))).to_batches(columns=["split"], **columns.READING):
             counts.update(split for split in batch.column("split").to_pylist() if split is not None)
         return dict(counts)
 
