@@ -35,20 +35,20 @@ def start(store: str, outbox_url: str, key_server: KeyServer, tmp_path: Path) ->
     """Starts a worker process; all are killed at the end. Its log is in `worker-N.log`."""
     running: list[subprocess.Popen[bytes]] = []
 
-    def go(*options: str, limit_file_bytes: int | None = None, outbox: str = outbox_url) -> subprocess.Popen[bytes]:
+    def go(*options: str, limit_file_bytes: int | None = None, tracking_uri: str = store) -> subprocess.Popen[bytes]:
         def limited() -> None:
             import signal
 
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit fails with EFBIG, as ENOSPC would
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit_file_bytes or 0, limit_file_bytes or 0))
 
-        command = [sys.executable, str(HERE / "worker_process.py"), "test", outbox, key_server.url, *options]
+        command = [sys.executable, str(HERE / "worker_process.py"), "test", outbox_url, key_server.url, *options]
         with (tmp_path / f"worker-{len(running)}.log").open("wb") as log:
             process = subprocess.Popen(
                 command,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "MLFLOW_TRACKING_URI": store},
+                env={**os.environ, "MLFLOW_TRACKING_URI": tracking_uri, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"},
                 preexec_fn=limited if limit_file_bytes else None,
             )
         running.append(process)
@@ -251,4 +251,31 @@ def test_two_judging_workers_killed_at_random_judge_each_trace_once(start, log_t
 
     experiment_id = str(mlflow.get_experiment_by_name("test").experiment_id)
     eventually(verdicts, 90, 0.5)
+    assert max(key_server.copies.values()) == 1
+
+
+@pytest.mark.timeout(600)
+def test_mlflow_restarting(start, fresh_stack, log_trace, outbox_url, key_server, tmp_path):
+    """Through a tracking server: killed while the worker reads from it, and started again."""
+    import mlflow
+
+    mlflow.set_tracking_uri(fresh_stack.mlflow)
+    mlflow.set_experiment("test")
+    trace_ids = [log_trace() for _ in range(4)]
+    location = str(mlflow.get_experiment_by_name("test").experiment_id)
+    writer = Writer(trace_ids, 9)
+    for _ in range(10):
+        writer.step()
+    worker = start("--ask", tracking_uri=fresh_stack.mlflow)
+    eventually(lambda: key_server.requests > 0, 90)
+    for _ in range(10):
+        writer.step()
+    fresh_stack.service("mlflow").kill()
+    eventually(lambda: "MLflow could not be read" in (tmp_path / "worker-0.log").read_text(), 60)
+    assert worker.poll() is None, "it waits"
+    fresh_stack.service("mlflow").start()
+    for _ in range(10):
+        writer.step()
+    eventually(lambda: settled(outbox_url, location, writer, key_server), 120)
+    assert in_order(key_server)
     assert max(key_server.copies.values()) == 1

@@ -20,7 +20,10 @@ from mlflow_assay.cli.watch import watch
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
-VERDICTS = '{ span.gen_ai.operation.name = "evaluation" }'
+VERDICTS = (
+    '{ span.gen_ai.operation.name = "evaluation" }'
+    f" | select(span.{semconv.EVALUATION_NAME}, span.{semconv.CHANGE}, span.{semconv.REVISION_KEY})"
+)
 
 
 @pytest.fixture
@@ -102,6 +105,12 @@ def in_prometheus(stack) -> Counter:
     return +net
 
 
+def agrees(found: Counter, expected: Counter) -> bool:
+    """True, or an error that shows both."""
+    assert found == expected, f"too many {dict(found - expected)}, too few {dict(expected - found)}"
+    return True
+
+
 def test_counts_agree_everywhere(fresh_stack, agent, telecom, commands, tmp_path):
     import mlflow
     from mlflow.entities import AssessmentSource, Feedback
@@ -112,8 +121,8 @@ def test_counts_agree_everywhere(fresh_stack, agent, telecom, commands, tmp_path
     expected = standing(telecom)
     assert expected["repeated_steps"] == expected["latency_limit"] == expected["token_limit"] == 40
 
-    fresh_stack.eventually(lambda: in_tempo(fresh_stack) == expected, 120)
-    fresh_stack.eventually(lambda: in_prometheus(fresh_stack) == expected, 60)
+    fresh_stack.eventually(lambda: agrees(in_tempo(fresh_stack), expected), 120)
+    fresh_stack.eventually(lambda: agrees(in_prometheus(fresh_stack), expected), 60)
     delivered = {sink["sink"]: sink for sink in status["sinks"]}
     received = Counter(metric["label"] for metric in agent.evaluations())
     assert sum(received.values()) == delivered["datadog"]["delivered"]
@@ -140,8 +149,8 @@ def test_counts_agree_everywhere(fresh_stack, agent, telecom, commands, tmp_path
 
     expected = standing(telecom)
     assert expected["resolved"] == 9 and expected["token_limit"] == 40, "the judge owed that one again"
-    fresh_stack.eventually(lambda: in_tempo(fresh_stack) == expected, 120)
-    fresh_stack.eventually(lambda: in_prometheus(fresh_stack) == expected, 60)
+    fresh_stack.eventually(lambda: agrees(in_tempo(fresh_stack), expected), 120)
+    fresh_stack.eventually(lambda: agrees(in_prometheus(fresh_stack), expected), 60)
     assert len({span["spanID"] for span in spans(fresh_stack)}) == len(spans(fresh_stack))
 
     found, code = reconcile()

@@ -45,7 +45,9 @@ def sink_options(command: F) -> F:
         click.option(
             "--otlp-endpoint",
             metavar="URL",
-            help="OTLP/HTTP endpoint for verdict spans, evaluation events and metrics: http://localhost:4318.",
+            envvar="OTEL_EXPORTER_OTLP_ENDPOINT",
+            help="OTLP/HTTP endpoint for verdict spans, evaluation events and metrics: http://localhost:4318. "
+            "Also OTEL_EXPORTER_OTLP_ENDPOINT.",
         ),
     ):
         command = option(command)

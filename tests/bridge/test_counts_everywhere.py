@@ -1,0 +1,157 @@
+"""The real telecom runs, judged and shipped through the shipped collector: counts agree everywhere.
+
+Assessments in MLflow = verdict spans in Tempo by TraceQL = increase of the counter in Prometheus = evaluations that
+Datadog's own test agent received; then again after edits, deletions and late labels.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from mlflow_assay import semconv
+from mlflow_assay.cli.bridge import bridge
+from mlflow_assay.cli.watch import watch
+
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
+
+VERDICTS = '{ span.gen_ai.operation.name = "evaluation" }'
+
+
+@pytest.fixture
+def agent(tmp_path):
+    """Datadog's test agent, as the sinks' own tests start it."""
+    path = Path(__file__).parents[1] / "sinks" / "datadog_agent.py"
+    spec = importlib.util.spec_from_file_location("assay_test_datadog_agent", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with module.running_agent(tmp_path / "agent.log") as running:
+        yield running
+
+
+@pytest.fixture
+def telecom(store, shared_data):
+    """The 40 simulated telecom runs of one agent, with their ground truth."""
+    from mlflow_assay.cli.traces import traces
+
+    path = shared_data / "tau2_telecom" / "gpt41_telecom.json.gz"
+    done = CliRunner().invoke(traces, ["import", "--format", "tau2", str(path), "--experiment", "telecom", "--json"])
+    assert done.exit_code == 0, done.output
+    return "telecom"
+
+
+@pytest.fixture
+def commands(fresh_stack, agent, outbox_url, tmp_path, monkeypatch):
+    """`assay watch --once` and `assay bridge reconcile` with every sink that can be checked here."""
+    monkeypatch.setenv("DD_API_KEY", "not-a-key")
+    fresh_stack.up()
+    sinks = [
+        f"otlp-span,endpoint={fresh_stack.otlp_http},tempo={fresh_stack.tempo}",
+        f"otlp-metrics,endpoint={fresh_stack.otlp_http},prometheus={fresh_stack.prometheus}",
+        f"otlp-event,endpoint={fresh_stack.otlp_http}",
+        f"datadog,url={agent.url}/evp_proxy/v2",
+        f"jsonl,path={tmp_path}/lines.jsonl",
+    ]
+    options = [part for sink in sinks for part in ("--sink", sink)]
+
+    def run(command, *arguments):
+        done = CliRunner().invoke(command, [*arguments, *options, "--outbox", outbox_url, "--json"])
+        assert isinstance(done.exception, SystemExit | None), done.exception
+        return json.loads(done.stdout), done.exit_code
+
+    judges = ["-j", "repeated_steps", "-j", "latency_limit", "-j", "token_limit"]
+    return (
+        lambda: run(watch, "-e", "telecom", "--once", "--settle", "0", "--timeout-once", "60", *judges),
+        lambda: run(bridge, "reconcile", "-e", "telecom"),
+    )
+
+
+def standing(experiment: str) -> Counter:
+    """What stands in MLflow, by name."""
+    import mlflow
+
+    location = mlflow.get_experiment_by_name(experiment).experiment_id
+    traces = mlflow.search_traces(locations=[location], return_type="list", include_spans=False)
+    return Counter(a.name for t in traces for a in t.info.assessments if a.valid is not False)
+
+
+def spans(stack) -> list[dict]:
+    return [span for trace in stack.search(VERDICTS) for span in trace["spans"]]
+
+
+def in_tempo(stack) -> Counter:
+    """Net verdict spans by name: created less deleted."""
+    net = Counter()
+    for span in spans(stack):
+        facts = span["attributes"]
+        net[facts[semconv.EVALUATION_NAME]] += {"created": 1, "deleted": -1}.get(facts[semconv.CHANGE], 0)
+    return +net
+
+
+def in_prometheus(stack) -> Counter:
+    """Net counts by name."""
+    name, change = semconv.prometheus_label(semconv.EVALUATION_NAME), semconv.prometheus_label(semconv.CHANGE)
+    net = Counter()
+    for labels, value in stack.promql(f"sum by ({name}, {change}) ({semconv.prometheus_name(semconv.M_VERDICTS)})"):
+        net[labels[name]] += round(value) * {"created": 1, "deleted": -1}.get(labels[change], 0)
+    return +net
+
+
+def test_counts_agree_everywhere(fresh_stack, agent, telecom, commands, tmp_path):
+    import mlflow
+    from mlflow.entities import AssessmentSource, Feedback
+
+    watch_once, reconcile = commands
+    status, code = watch_once()
+    assert code == 0, status
+    expected = standing(telecom)
+    assert expected["repeated_steps"] == expected["latency_limit"] == expected["token_limit"] == 40
+
+    fresh_stack.eventually(lambda: in_tempo(fresh_stack) == expected, 120)
+    fresh_stack.eventually(lambda: in_prometheus(fresh_stack) == expected, 60)
+    delivered = {sink["sink"]: sink for sink in status["sinks"]}
+    received = Counter(metric["label"] for metric in agent.evaluations())
+    assert sum(received.values()) == delivered["datadog"]["delivered"]
+    assert {name: received[name] for name in ("repeated_steps", "latency_limit", "token_limit")} == dict.fromkeys(
+        ("repeated_steps", "latency_limit", "token_limit"), 40
+    )
+    lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
+    assert Counter(line["name"] for line in lines) == expected
+
+    # A person labels, changes her mind, and takes something back.
+    location = mlflow.get_experiment_by_name(telecom).experiment_id
+    traces = mlflow.search_traces(locations=[location], return_type="list", include_spans=False, max_results=10)
+    anna = AssessmentSource("HUMAN", "anna")
+    made = [
+        mlflow.log_feedback(trace_id=t.info.trace_id, name="resolved", value=True, source=anna).assessment_id
+        for t in traces
+    ]
+    assert watch_once()[1] == 0
+    mlflow.update_assessment(traces[0].info.trace_id, made[0], Feedback(name="resolved", value=False))
+    mlflow.delete_assessment(traces[1].info.trace_id, made[1])
+    gone = next(a for a in traces[2].info.assessments if a.name == "token_limit")
+    mlflow.delete_assessment(traces[2].info.trace_id, gone.assessment_id)
+    assert watch_once()[1] == 0
+
+    expected = standing(telecom)
+    assert expected["resolved"] == 9 and expected["token_limit"] == 40, "the judge owed that one again"
+    fresh_stack.eventually(lambda: in_tempo(fresh_stack) == expected, 120)
+    fresh_stack.eventually(lambda: in_prometheus(fresh_stack) == expected, 60)
+    assert len({span["spanID"] for span in spans(fresh_stack)}) == len(spans(fresh_stack))
+
+    found, code = reconcile()
+    checks = {check["sink"]: check for check in found["sinks"]}
+    assert found["mlflow"][0]["clean"], found["mlflow"]
+    assert (checks["otlp-span"]["how"], checks["otlp-span"]["missing_count"], checks["otlp-span"]["duplicates"]) == (
+        "held",
+        0,
+        0,
+    )
+    assert (checks["otlp-metrics"]["how"], checks["otlp-metrics"]["differences"]) == ("counted", [])
+    assert (checks["jsonl"]["missing_count"], checks["jsonl"]["duplicates"]) == (0, 0)
+    assert code == 0 and found["clean"], found
