@@ -204,7 +204,7 @@ def nothing(folder: Path, n: int) -> None:
 
 STEPS: dict[str, tuple[Callable[[Path, int], None], ...]] = {
     "write": (ours_write, pyarrow_write, pandas_write),
-    "merge exact duplicates, write": (ours_shape, pandas_shape),
+    "merge exact duplicates and write": (ours_shape, pandas_shape),
     "write a changed version": (ours_change, pandas_change),
     "query": (ours_query, duckdb_query, pandas_query),
     "diff": (ours_diff, pandas_diff),

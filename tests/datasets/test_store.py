@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import uuid
 from pathlib import Path
 
 import pytest
@@ -288,6 +289,33 @@ def test_files_of_a_writer_at_work_are_not_swept(kept, rows, tmp_path):
     kept._blobs.put("d/data/orphan.parquet", path)
     assert kept.sweep("d") == []
     assert kept.sweep("d", older_than_s=0) == ["d/data/orphan.parquet"]
+
+
+def test_a_store_that_lets_a_file_be_created_twice_is_not_written_to(rows):
+    """Some servers that speak S3 do not look at If-None-Match: two writers there would lose versions silently."""
+    store = open_store(f"memory://{uuid.uuid4().hex}")
+    files = store._blobs._fs
+
+    class Careless:
+        def pipe_file(self, path, data, mode):
+            files.pipe_file(path, data)
+
+        def __getattr__(self, name):
+            return getattr(files, name)
+
+    store._blobs._fs = Careless()
+    with pytest.raises(StoreError, match=r"lets a file be created twice.*a local folder"):
+        store.write("d", rows(2), ABOUT)
+    assert store.names() == []
+
+
+def test_files_of_others_in_the_folder_are_no_versions(tmp_path, rows):
+    store = open_store(str(tmp_path))
+    store.write("d", rows(2), ABOUT)
+    (tmp_path / "d" / "versions" / "notes.txt").write_text("mine")
+    (tmp_path / "papers").mkdir()
+    assert [v.version for v in store.versions("d")] == [1]
+    assert store.names() == ["d"]
 
 
 # --- addresses ----------------------------------------------------------------------------------------------

@@ -63,7 +63,9 @@ def row_options(command: F) -> F:
         click.option(
             "--redaction",
             metavar="FILE",
-            help="YAML with patterns of your own; `none` replaces nothing.  [default: the built-in patterns]",
+            envvar="ASSAY_REDACTION",
+            help="YAML with patterns of your own; `none` replaces nothing. Also ASSAY_REDACTION.  [default: the "
+            "built-in patterns]",
         ),
         click.option(
             "--tag", "tags", multiple=True, metavar="KEY", help="Keep this trace tag with the row. Repeatable."
@@ -120,7 +122,7 @@ def shaping_options(command: F) -> F:
             help="Train, validation and test; or none.",
         ),
         click.option(
-            "--sample", type=click.IntRange(min=1), metavar="N", help="At most so many rows, from every slice."
+            "--sample", type=click.IntRange(min=1), metavar="N", help="At most so many rows in all, drawn from every slice."
         ),
         click.option(
             "--near",

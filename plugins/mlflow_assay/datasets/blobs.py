@@ -28,6 +28,8 @@ __all__ = ["EXTRAS", "Blobs", "scheme_of"]
 # Scheme to the extra that brings its file system; None where nothing more is needed.
 EXTRAS = {"file": None, "memory": None, "s3": "s3", "abfs": "azure", "abfss": "azure", "az": "azure", "gs": "gcs"}
 
+_PROBE = ".assay"
+
 
 def scheme_of(url: str) -> str:
     """`s3` of `s3://bucket/folder`; `file` of a plain path."""
@@ -55,6 +57,7 @@ class Blobs:
             url = str(Path(url.removeprefix("file://")).expanduser().absolute())
         self.url = url.rstrip("/") or "/"
         self._fs, self._root = self._connect()
+        self._exclusive = self.scheme == "file"
 
     def _connect(self) -> tuple[Any, str]:
         from fsspec.core import url_to_fs
@@ -125,6 +128,25 @@ class Blobs:
         else:
             created = self._create_remote(path, data)
         return created or self.read(path) == data
+
+    def require_exclusive(self) -> None:
+        """See, once, that the store refuses to create a file that is there: some that speak S3 do not look at it.
+
+        A small file `.assay` stays in the store.
+
+        Raises:
+            StoreError: it does not refuse; nothing was written but that file.
+        """
+        if self._exclusive:
+            return
+        self._create_remote(_PROBE, b"created once")
+        if self._create_remote(_PROBE, b"created twice"):
+            raise StoreError(
+                f"{self.url} lets a file be created twice, so two writers could lose one another's versions.",
+                found=f"{self.scheme}:// without a conditional put",
+                fix="Use a store that has it (AWS S3, MinIO, Azure Blob, Google Cloud Storage, a local folder).",
+            )
+        self._exclusive = True
 
     def put(self, path: str, local: Path) -> None:
         """Put a local file's bytes under a name that stands for exactly these bytes; it appears whole.

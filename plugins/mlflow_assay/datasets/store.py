@@ -14,6 +14,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import tempfile
 import time
 import uuid
@@ -46,6 +47,7 @@ STORE_VARIABLE = "ASSAY_DATASETS"
 
 _DEFAULT = "assay-datasets"
 _ATTEMPTS = 50
+_NUMBERED = re.compile(r"([0-9]{6})\.json")
 _RULES = ("licence", "owner", "retention", "pii")
 
 
@@ -236,6 +238,7 @@ class SnapshotStore:
         expect: int | None,
     ) -> Manifest:
         """Put the files, then create the manifest; where another writer was first, on top of that writer's version."""
+        self._blobs.require_exclusive()
         there: set[str] = set()
         for _ in range(_ATTEMPTS):
             latest = self._expected(name, expect)
@@ -310,7 +313,9 @@ class SnapshotStore:
     def history(self, name: str) -> list[dict[str, Any]]:
         """Every move of an alias and change of a tag, oldest first, with `at` and `by`."""
         folder = f"{references.check_name(name)}/events"
-        read = (self._blobs.read(f"{folder}/{event}") for event in self._blobs.names(folder))
+        read = (
+            self._blobs.read(f"{folder}/{event}") for event in self._blobs.names(folder) if _NUMBERED.fullmatch(event)
+        )
         return [json.loads(data) for data in read if data is not None]
 
     def sweep(self, name: str, *, older_than_s: float = 86_400.0) -> list[str]:
@@ -337,16 +342,17 @@ class SnapshotStore:
     # --- helpers ---
 
     def _note(self, name: str, event: Mapping[str, Any]) -> None:
+        self._blobs.require_exclusive()
         data = json.dumps({**event, "at": _now(), "by": _user(), "uid": uuid.uuid4().hex}).encode()
         for _ in range(_ATTEMPTS):
-            known = self._blobs.names(f"{name}/events")
-            number = int(known[-1].removesuffix(".json")) + 1 if known else 1
+            known = [m[1] for file in self._blobs.names(f"{name}/events") if (m := _NUMBERED.fullmatch(file))]
+            number = int(known[-1]) + 1 if known else 1
             if self._blobs.create(f"{name}/events/{number:06}.json", data):
                 return
         raise ConflictError(f"{name!r}: other writers were first {_ATTEMPTS} times.", fix="Try again later.")
 
     def _numbers(self, name: str) -> list[int]:
-        return [int(file.removesuffix(".json")) for file in self._blobs.names(f"{name}/versions")]
+        return [int(m[1]) for file in self._blobs.names(f"{name}/versions") if (m := _NUMBERED.fullmatch(file))]
 
     def _number(self, wanted: references.Reference, numbers: list[int]) -> int | None:
         if wanted.version is not None:
