@@ -1,4 +1,4 @@
-"""Ports nobody else takes: a block of them, held by a lock file for the life of the process.
+"""Ports nobody else takes: blocks of them, held by lock files for the life of the process.
 
 Asking the kernel for a free port and handing the number to a server leaves a gap in which another process can take
 it. Blocks below the ephemeral range, one lock file each, close the gap between our own processes.
@@ -12,7 +12,7 @@ import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 FIRST, SIZE, BLOCKS = 20_000, 32, 350  # 20000 to 31199; Linux hands out ephemeral ports from 32768
 
@@ -28,20 +28,16 @@ def _bindable(port: int) -> bool:
 
 
 class Ports:
-    """Blocks of loopback ports; `next()` gives one after the other, from a further block when one is used up.
-
-    A block may be used up by servers that outlived the process that held it.
-    """
+    """Loopback ports; `next()` gives one after the other, `release()` gives all back."""
 
     def __init__(self) -> None:
         self._folder = Path(tempfile.gettempdir()) / f"mlflow-assay-ports-{os.getuid()}"
         self._folder.mkdir(exist_ok=True)
-        self._locks: list[TextIO] = []
-        self._blocks = iter(range(BLOCKS))
-        self._left: Iterator[int] = iter(())
+        self._locks: list[IO[str]] = []
+        self._ports = self._all()
 
-    def _take_block(self) -> None:
-        for block in self._blocks:
+    def _all(self) -> Iterator[int]:
+        for block in range(BLOCKS):
             lock = (self._folder / str(block)).open("w")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -49,19 +45,15 @@ class Ports:
                 lock.close()
                 continue
             self._locks.append(lock)
-            self._left = iter(range(FIRST + block * SIZE, FIRST + (block + 1) * SIZE))
-            return
-        raise RuntimeError(f"all {BLOCKS} blocks of ports in {self._folder} are in use")
+            yield from filter(_bindable, range(FIRST + block * SIZE, FIRST + (block + 1) * SIZE))
 
     def next(self) -> int:
-        """The next port that can be bound."""
-        while True:
-            for port in self._left:
-                if _bindable(port):
-                    return port
-            self._take_block()
+        """A port that can be bound and is ours."""
+        for port in self._ports:
+            return port
+        raise RuntimeError(f"every port from {FIRST} on is in use, or held by a lock in {self._folder}")
 
     def release(self) -> None:
-        """Gives the blocks back."""
+        """Gives the ports back."""
         for lock in self._locks:
             lock.close()

@@ -20,6 +20,8 @@ from assay_stack import build
 from assay_stack.ports import Ports
 
 COLLECTOR = build.ROOT / "compose" / "collector"
+# A process that ends with us, however we end: it kills the server's process group when our end of its input closes.
+WATCHDOG = "import os, signal, sys; sys.stdin.read(); os.killpg(int(sys.argv[1]), signal.SIGKILL)"
 DEFAULT_CONFIGS = ("base.yaml", "edge.yaml", "core.yaml")
 
 
@@ -34,6 +36,7 @@ class Service:
         self.folder = folder
         self.log = folder / f"{self.name}.log"
         self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o755)
 
@@ -88,8 +91,23 @@ class Service:
                     start_new_session=True,  # a ^C of the test run is ours to handle; kill() reaches children too
                     user=self.user,
                 )
+            self._watch()
         if wait:
             self.wait()
+
+    def _watch(self) -> None:
+        self._unwatch()
+        command = [sys.executable, "-S", "-E", "-c", WATCHDOG, str(self.pid)]
+        self._watchdog = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+
+    def _unwatch(self) -> None:
+        """Before the process id may be another's."""
+        if self._watchdog:
+            self._watchdog.kill()
+            self._watchdog.communicate()
+            self._watchdog = None
 
     def wait(self) -> None:
         """Returns when healthy; raises with the end of the log when it dies or takes too long."""
@@ -111,12 +129,14 @@ class Service:
 
     def kill(self) -> None:
         """SIGKILL, to its children too; data and ports stay for `start`."""
+        self._unwatch()
         self._signal(signal.SIGKILL)
         if self._process:
             self._process.wait(timeout=30)
 
     def stop(self, grace: float = 20.0) -> None:
         """Asks it to end, then insists."""
+        self._unwatch()
         self.resume()
         self._signal(self.stop_signal)
         if self._process:
