@@ -1,157 +1,170 @@
-"""The real telecom runs, judged and shipped through the shipped collector: counts agree everywhere.
-
-Assessments in MLflow = verdict spans in Tempo by TraceQL = increase of the counter in Prometheus = evaluations that
-Datadog's own test agent received; then again after edits, deletions and late labels.
-"""
+"""Real agent runs from MLflow to everywhere: what stands in MLflow is what every far end has, told apart by nobody."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
+from datetime import datetime, timezone
 from pathlib import Path
 
+import mlflow
 import pytest
 from click.testing import CliRunner
+from mlflow.entities import AssessmentSource, Feedback
 
 from mlflow_assay import semconv
-from mlflow_assay.cli.bridge import bridge
-from mlflow_assay.cli.watch import watch
+from mlflow_assay.cli import assay
 
-pytestmark = [pytest.mark.integration, pytest.mark.slow]
+sys.path.insert(0, str(Path(__file__).parents[1] / "sinks"))
+from datadog_agent import running_agent
 
-VERDICTS = '{ span.gen_ai.operation.name = "evaluation" }'
-
-
-@pytest.fixture
-def agent(tmp_path):
-    """Datadog's test agent, as the sinks' own tests start it."""
-    path = Path(__file__).parents[1] / "sinks" / "datadog_agent.py"
-    spec = importlib.util.spec_from_file_location("assay_test_datadog_agent", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    with module.running_agent(tmp_path / "agent.log") as running:
-        yield running
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture
 def telecom(store, shared_data):
-    """The 40 simulated telecom runs of one agent, with their ground truth."""
-    from mlflow_assay.cli.traces import traces
-
-    path = shared_data / "tau2_telecom" / "gpt41_telecom.json.gz"
-    done = CliRunner().invoke(traces, ["import", "--format", "tau2", str(path), "--experiment", "telecom", "--json"])
+    """114 recorded runs of a telecom agent with a judge's verdict and the ground truth on each."""
+    file = shared_data / "tau2_telecom" / "telecom_judge_triage.json.gz"
+    arguments = ["traces", "import", "--format", "tau2", str(file), "--experiment", "telecom", "--with-verdicts"]
+    done = CliRunner().invoke(assay, arguments)
     assert done.exit_code == 0, done.output
-    return "telecom"
+    return store
 
 
 @pytest.fixture
-def commands(fresh_stack, agent, outbox_url, tmp_path, monkeypatch):
-    """`assay watch --once` and `assay bridge reconcile` with every sink that can be checked here."""
-    monkeypatch.setenv("DD_API_KEY", "not-a-key")
-    fresh_stack.up()
+def far_ends(fresh_stack, tmp_path):
+    with running_agent(tmp_path / "agent.log") as datadog:
+        fresh_stack.up()
+        yield fresh_stack, datadog
+
+
+def command(stack, datadog, tmp_path, *arguments, experiment="telecom"):
+    """`assay …` with all sinks, in a process of its own as a user runs it."""
     sinks = [
-        f"otlp-span,endpoint={fresh_stack.otlp_http},tempo={fresh_stack.tempo}",
-        f"otlp-metrics,endpoint={fresh_stack.otlp_http},prometheus={fresh_stack.prometheus}",
-        f"otlp-event,endpoint={fresh_stack.otlp_http}",
-        f"datadog,url={agent.url}/evp_proxy/v2",
-        f"jsonl,path={tmp_path}/lines.jsonl",
+        f"otlp-span,endpoint={stack.otlp_http},tempo={stack.tempo}",
+        f"otlp-metrics,endpoint={stack.otlp_http},prometheus={stack.prometheus}",
+        f"otlp-event,endpoint={stack.otlp_http}",
+        f"datadog,url={datadog.url}/evp_proxy/v2,ml_app=telecom",
+        f"jsonl,path={tmp_path}/revisions.jsonl",
     ]
-    options = [part for sink in sinks for part in ("--sink", sink)]
-
-    def run(command, *arguments):
-        done = CliRunner().invoke(command, [*arguments, *options, "--outbox", outbox_url, "--json"])
-        assert isinstance(done.exception, SystemExit | None), done.exception
-        return json.loads(done.stdout), done.exit_code
-
-    judges = ["-j", "repeated_steps", "-j", "latency_limit", "-j", "token_limit"]
-    return (
-        lambda: run(watch, "-e", "telecom", "--once", "--settle", "0", "--timeout-once", "60", *judges),
-        lambda: run(bridge, "reconcile", "-e", "telecom"),
-    )
-
-
-def standing(experiment: str) -> Counter:
-    """What stands in MLflow, by name."""
-    import mlflow
-
-    location = mlflow.get_experiment_by_name(experiment).experiment_id
-    traces = mlflow.search_traces(locations=[location], return_type="list", include_spans=False)
-    return Counter(a.name for t in traces for a in t.info.assessments if a.valid is not False)
-
-
-def spans(stack) -> list[dict]:
-    return [span for trace in stack.search(VERDICTS) for span in trace["spans"]]
-
-
-def in_tempo(stack) -> Counter:
-    """Net verdict spans by name: created less deleted."""
-    net = Counter()
-    for span in spans(stack):
-        facts = span["attributes"]
-        net[facts[semconv.EVALUATION_NAME]] += {"created": 1, "deleted": -1}.get(facts[semconv.CHANGE], 0)
-    return +net
-
-
-def in_prometheus(stack) -> Counter:
-    """Net counts by name."""
-    name, change = semconv.prometheus_label(semconv.EVALUATION_NAME), semconv.prometheus_label(semconv.CHANGE)
-    net = Counter()
-    for labels, value in stack.promql(f"sum by ({name}, {change}) ({semconv.prometheus_name(semconv.M_VERDICTS)})"):
-        net[labels[name]] += round(value) * {"created": 1, "deleted": -1}.get(labels[change], 0)
-    return +net
-
-
-def test_counts_agree_everywhere(fresh_stack, agent, telecom, commands, tmp_path):
-    import mlflow
-    from mlflow.entities import AssessmentSource, Feedback
-
-    watch_once, reconcile = commands
-    status, code = watch_once()
-    assert code == 0, status
-    expected = standing(telecom)
-    assert expected["repeated_steps"] == expected["latency_limit"] == expected["token_limit"] == 40
-
-    fresh_stack.eventually(lambda: in_tempo(fresh_stack) == expected, 120)
-    fresh_stack.eventually(lambda: in_prometheus(fresh_stack) == expected, 60)
-    delivered = {sink["sink"]: sink for sink in status["sinks"]}
-    received = Counter(metric["label"] for metric in agent.evaluations())
-    assert sum(received.values()) == delivered["datadog"]["delivered"]
-    assert {name: received[name] for name in ("repeated_steps", "latency_limit", "token_limit")} == dict.fromkeys(
-        ("repeated_steps", "latency_limit", "token_limit"), 40
-    )
-    lines = [json.loads(line) for line in (tmp_path / "lines.jsonl").read_text().splitlines()]
-    assert Counter(line["name"] for line in lines) == expected
-
-    # A person labels, changes her mind, and takes something back.
-    location = mlflow.get_experiment_by_name(telecom).experiment_id
-    traces = mlflow.search_traces(locations=[location], return_type="list", include_spans=False, max_results=10)
-    anna = AssessmentSource("HUMAN", "anna")
-    made = [
-        mlflow.log_feedback(trace_id=t.info.trace_id, name="resolved", value=True, source=anna).assessment_id
-        for t in traces
+    named = [part for sink in sinks for part in ("--sink", sink)]
+    call = [
+        sys.executable,
+        "-c",
+        "from mlflow_assay.cli import main; main()",
+        *arguments,
+        "-e",
+        experiment,
+        *named,
+        "--json",
     ]
-    assert watch_once()[1] == 0
-    mlflow.update_assessment(traces[0].info.trace_id, made[0], Feedback(name="resolved", value=False))
-    mlflow.delete_assessment(traces[1].info.trace_id, made[1])
-    gone = next(a for a in traces[2].info.assessments if a.name == "token_limit")
-    mlflow.delete_assessment(traces[2].info.trace_id, gone.assessment_id)
-    assert watch_once()[1] == 0
+    outbox = ["--outbox", f"sqlite:///{tmp_path}/outbox.db"]
+    done = subprocess.run([*call, *outbox], capture_output=True, text=True, timeout=300, env=os.environ.copy())
+    return done.returncode, done.stdout, done.stderr
 
-    expected = standing(telecom)
-    assert expected["resolved"] == 9 and expected["token_limit"] == 40, "the judge owed that one again"
-    fresh_stack.eventually(lambda: in_tempo(fresh_stack) == expected, 120)
-    fresh_stack.eventually(lambda: in_prometheus(fresh_stack) == expected, 60)
-    assert len({span["spanID"] for span in spans(fresh_stack)}) == len(spans(fresh_stack))
 
-    found, code = reconcile()
-    checks = {check["sink"]: check for check in found["sinks"]}
-    assert found["mlflow"][0]["clean"], found["mlflow"]
-    assert (checks["otlp-span"]["how"], checks["otlp-span"]["missing_count"], checks["otlp-span"]["duplicates"]) == (
-        "held",
-        0,
-        0,
+def ship(stack, datadog, tmp_path, *arguments, experiment="telecom"):
+    code, out, err = command(stack, datadog, tmp_path, "watch", "--once", *arguments, experiment=experiment)
+    assert code == 0, err
+    return json.loads(out)
+
+
+def assessments(name="telecom"):
+    """All that stands in MLflow, (trace id, assessment)."""
+    traces = mlflow.search_traces(
+        locations=[mlflow.get_experiment_by_name(name).experiment_id], return_type="list", include_spans=False
     )
-    assert (checks["otlp-metrics"]["how"], checks["otlp-metrics"]["differences"]) == ("counted", [])
-    assert (checks["jsonl"]["missing_count"], checks["jsonl"]["duplicates"]) == (0, 0)
-    assert code == 0 and found["clean"], found
+    return [(t.info.trace_id, a) for t in traces for a in t.info.assessments if a.valid is not False]
+
+
+def found_in_tempo(stack, change):
+    """Verdict spans of a change found by TraceQL."""
+    query = f'{{ span.gen_ai.operation.name = "evaluation" && span.{semconv.CHANGE} = "{change}" }}'
+    return sum(len(trace["spans"]) for trace in stack.search(query, limit=1000))
+
+
+def spans_in_tempo(stack, experiment="telecom"):
+    """Verdict spans of all traces, by change: searching, Tempo shows spans that came later only after it compacted."""
+    ids = {trace_id.removeprefix("tr-") for trace_id, _ in assessments(experiment)}
+    spans = [span["attributes"] for trace_id in ids for span in stack.trace(trace_id)]
+    return Counter(s[semconv.CHANGE] for s in spans if s.get(semconv.GEN_AI_OPERATION) == "evaluation")
+
+
+def counted(stack):
+    """What the verdict counters say, by change."""
+    label = semconv.prometheus_label(semconv.CHANGE)
+    found = stack.promql(f"sum by ({label}) (max_over_time({semconv.prometheus_name(semconv.M_VERDICTS)}[1h]))")
+    return Counter({labels[label]: round(value) for labels, value in found if value})
+
+
+def lines(tmp_path):
+    read = [json.loads(line) for line in (tmp_path / "revisions.jsonl").read_text().splitlines()]
+    assert len({line["key"] for line in read}) == len(read)
+    return Counter(line["change"] for line in read)
+
+
+def agree(stack, expected, timeout=90, experiment="telecom"):
+    """Tempo and Prometheus come to say what is expected."""
+
+    def both():
+        found = (spans_in_tempo(stack, experiment), counted(stack))
+        assert found == (expected, expected), found
+        return True
+
+    stack.eventually(both, timeout)
+
+
+def test_counts_agree_everywhere_also_after_edits_deletions_and_late_labels(telecom, far_ends, tmp_path):
+    stack, datadog = far_ends
+    standing = assessments()
+    feedback = [a for _, a in standing if a.feedback is not None]
+    assert len(feedback) >= 228
+
+    ship(stack, datadog, tmp_path)
+    everything = Counter(created=len(standing))
+    agree(stack, everything)
+    stack.eventually(lambda: found_in_tempo(stack, "created") == len(standing))
+    assert lines(tmp_path) == everything
+    assert len(datadog.evaluations()) == len(feedback)
+
+    # A verdict changes, one goes, a person speaks late.
+    (first, edited), (second, deleted), *_ = [(t, a) for t, a in standing if a.name == "quick_triage_v1"]
+    changed = Feedback(edited.name, value=edited.value, rationale="on second thoughts", source=edited.source)
+    mlflow.update_assessment(first, edited.assessment_id, changed)
+    mlflow.delete_assessment(second, deleted.assessment_id)
+    mlflow.log_feedback(trace_id=second, name="late", value=False, source=AssessmentSource("HUMAN", "ana"))
+
+    ship(stack, datadog, tmp_path)
+    everything += Counter(created=1, edited=1, deleted=1)
+    agree(stack, everything)
+    stack.eventually(lambda: (found_in_tempo(stack, "edited"), found_in_tempo(stack, "deleted")) == (1, 1))
+    assert lines(tmp_path) == everything
+    assert everything["created"] - everything["deleted"] == len(assessments())
+    assert len(datadog.evaluations()) == len(feedback) + 3
+
+    code, out, err = command(stack, datadog, tmp_path, "bridge", "reconcile")
+    report = json.loads(out)
+    assert (code, report["clean"]) == (0, True), (out, err)
+
+
+def test_the_demo_judged_by_the_worker_itself_arrives_everywhere(store, far_ends, tmp_path):
+    """One command judges what nobody has judged yet and ships it."""
+    from mlflow_assay.demo import runner
+
+    stack, datadog = far_ends
+    run = runner.run("demo", requests=40, seed=7, days=2, now=datetime.now(timezone.utc))
+    judges = ("-j", "repeated_steps", "-j", "latency_limit", "--settle", "0")
+    ship(stack, datadog, tmp_path, *judges, experiment="demo")
+    standing = assessments("demo")
+    assert {a.name for _, a in standing} >= {"repeated_steps", "latency_limit"}
+    assert len(standing) >= 2 * len(run.trace_ids)
+    everything = Counter(created=len(standing))
+    agree(stack, everything, experiment="demo")
+    assert lines(tmp_path) == everything
+    assert len(datadog.evaluations()) == sum(a.feedback is not None for _, a in standing)
+    for trace_id, _ in standing[:5]:  # beside each verdict the run it is about can be named without a join
+        (span, *_) = stack.trace(trace_id.removeprefix("tr-"))
+        assert span["attributes"][semconv.GEN_AI_AGENT] not in ("", semconv.UNKNOWN)
