@@ -4,6 +4,9 @@ One verdict a span, all facts as span attributes, child of the evaluated span (a
 others find it without a join. The span's id comes from the revision's key: sent twice, it is the same span (Tempo
 shows it twice all the same). Edits and deletions are spans of their own with `assay.change`: what is sent stays.
 
+A verdict that comes when Tempo has already put its trace away is found at once by trace id, and by a search that
+matches only it; a search that matches older verdicts of the trace too still lacked it two minutes later (Tempo 2.8).
+
 The status is never an error, not even where the judge failed (`error.type` says so then): error searches and
 tail-sampling policies are about the agent's trace, and a judge's timeout is not the agent's fault.
 """
