@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -13,8 +14,10 @@ from mlflow_assay.testing import (
     FakeJudgeServer,
     ImporterConformance,
     JudgeConformance,
+    JudgeRequest,
     ListSource,
     MemorySink,
+    PromptOptimizerConformance,
     SinkConformance,
     SourceConformance,
     sample_trace,
@@ -92,3 +95,27 @@ class TestJudges(JudgeConformance):
 
     def make(self):
         return Catalogue().build(self._name, self._model)
+
+
+def _written(request: JudgeRequest) -> str:
+    """New instructions, in the form each library asks for."""
+    text = "Sort each request. Desks: billing, support, product."
+    fields = re.findall(r"\[\[ ## (\w+) ## \]\]", request.prompt.rpartition("Respond with ")[2])
+    said = [f"[[ ## {name} ## ]]\n{text}" for name in dict.fromkeys(fields) if name != "completed"]
+    return "\n\n".join(said) or f"```\n{text}\n```"
+
+
+@pytest.mark.parametrize("name", registry.available("optimizers"))
+class TestOptimizers(PromptOptimizerConformance):
+    @pytest.fixture(autouse=True)
+    def _served(self, name) -> Iterator[None]:
+        if name in ("bootstrap_few_shot", "gepa", "miprov2"):
+            pytest.importorskip("dspy", reason="the extra `dspy` is not installed")
+        self._name = name
+        with FakeJudgeServer(_written) as server:
+            self._model = server.model
+            yield
+
+    def make(self):
+        few = {"gepa": {"max_metric_calls": 30}, "miprov2": {"candidates": 2, "trials": 2}}
+        return registry.load("optimizers", self._name)(writer_model=self._model, **few.get(self._name, {}))

@@ -14,6 +14,7 @@ The classes for bridge sinks need pytest: `mlflow_assay.testing.bridge_conforman
 from mlflow_assay.testing.conformance import (
     ImporterConformance,
     JudgeConformance,
+    PromptOptimizerConformance,
     SinkConformance,
     SourceConformance,
     sample_feedback,
@@ -32,6 +33,7 @@ __all__ = [
     "JudgeRequest",
     "ListSource",
     "MemorySink",
+    "PromptOptimizerConformance",
     "Reply",
     "SinkConformance",
     "SourceConformance",

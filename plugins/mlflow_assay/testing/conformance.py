@@ -6,9 +6,10 @@ Built-ins pass the same classes (tests/conformance/). Nothing here needs a netwo
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlflow_assay import semconv
 from mlflow_assay.contracts import BoundJudge, Outcome, Sink, TraceImporter, TraceSource
@@ -238,3 +239,65 @@ class JudgeConformance:
         from mlflow_assay.engine import judging
 
         return judging.judge(bound, judging.subject_of(bound, trace, (trace,)))
+
+
+class PromptOptimizerConformance:
+    """Every prompt optimizer: keeps names and variables, repeats itself, and says what it scored."""
+
+    prompts: ClassVar[dict[str, str]] = {
+        "router": "Sort each request.\n\nDesks:\n- billing: invoice\n- support: outage\n\nRequest: {{request}}\n"
+    }
+
+    def make(self) -> Any:
+        """A new optimizer, set to ask for little."""
+        raise NotImplementedError
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows in MLflow's form, each unlike the others."""
+        words = {"billing": "invoice", "support": "outage", "product": "handset"}
+        pairs = [
+            (desk, f"{desk[::-1]}{i} {word} {i * 7919}x{i * 104729}") for i in range(8) for desk, word in words.items()
+        ]
+        return [{"inputs": {"request": text}, "expectations": {"desk": desk}} for desk, text in pairs]
+
+    def test_it_is_an_optimizer_of_mlflow(self) -> None:
+        """`mlflow.genai.optimize_prompts` takes it."""
+        from mlflow.genai.optimize.optimizers import BasePromptOptimizer
+
+        assert isinstance(self.make(), BasePromptOptimizer)
+
+    def test_names_and_variables_stay(self) -> None:
+        """The same prompts come back, each with its variables and no others."""
+        found = self._optimized()
+        assert set(found.optimized_prompts) == set(self.prompts)
+        for name, text in found.optimized_prompts.items():
+            assert re.findall(r"{{\s*(\w+)\s*}}", text) == re.findall(r"{{\s*(\w+)\s*}}", self.prompts[name])
+
+    def test_the_best_is_no_worse_than_what_there_was(self) -> None:
+        """The prompts as they are take part in the choice."""
+        found = self._optimized()
+        assert found.initial_eval_score is not None
+        assert found.final_eval_score >= found.initial_eval_score
+
+    def test_it_repeats_itself(self) -> None:
+        """The same rows and answers give the same prompts."""
+        assert self._optimized().optimized_prompts == self._optimized().optimized_prompts
+
+    def _optimized(self) -> Any:
+        from mlflow.genai.optimize.types import EvaluationResultRecord
+
+        def record(prompts: dict[str, str], row: dict[str, Any]) -> EvaluationResultRecord:
+            said, right = "product" if "product" in prompts["router"] else "billing", row["expectations"]["desk"]
+            return EvaluationResultRecord(
+                inputs=row["inputs"],
+                outputs=said,
+                expectations=row["expectations"],
+                score=float(said == right),
+                trace=None,
+                rationales={"desk": f"expected {right}"},
+            )
+
+        def evaluate(prompts: dict[str, str], dataset: list[dict[str, Any]]) -> list[EvaluationResultRecord]:
+            return [record(prompts, row) for row in dataset]
+
+        return self.make().optimize(evaluate, self.rows(), dict(self.prompts), enable_tracking=False)
