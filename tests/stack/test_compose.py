@@ -70,7 +70,7 @@ def test_every_service_is_bounded_watched_and_pinned(project):
         assert {"cpus", "memory"} <= set(limits), name
         assert "no-new-privileges:true" in service.get("security_opt", []) or name == "buckets", name
         assert service["restart"] == ("no" if name == "buckets" else "unless-stopped")
-        if name not in {"buckets", "watch"}:
+        if name != "buckets":
             assert service["healthcheck"]["test"], name
         assert re.search(r":(v?\d+\.\d+[\w.-]*|local)$", service["image"]), (name, service["image"])
 
@@ -125,15 +125,16 @@ def test_the_collectors_files_are_given_to_it_in_order(project):
     assert all((COMPOSE / "collector" / name).exists() for name in names)
 
 
-def test_the_worker_is_given_options_it_has():
-    """ASSAY_WATCH of the example parses."""
+def test_the_worker_is_given_options_it_has(project):
+    """The command of compose.yaml with ASSAY_WATCH of the example parses."""
     from mlflow_assay.cli import assay
 
     example = (COMPOSE / ".env.example").read_text(encoding="utf-8")
-    words = re.search(r"^ASSAY_WATCH=(.*)$", example, re.MULTILINE)[1].split()
-    command = assay.get_command(None, "watch")
-    assert command is not None
-    command.make_context("watch", words)
+    wanted = re.search(r"^ASSAY_WATCH=(.*)$", example, re.MULTILINE)[1]
+    text = (COMPOSE / "compose.yaml").read_text(encoding="utf-8")
+    command = re.search(r"exec assay watch (.*) \$\{ASSAY_WATCH", text)[1]
+    assay.get_command(None, "watch").make_context("watch", f"{command} {wanted}".split())
+    assert f"exec assay watch {command} --experiment Default" in project["services"]["watch"]["command"]
 
 
 @pytest.mark.integration
