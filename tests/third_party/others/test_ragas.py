@@ -110,6 +110,51 @@ def test_lexical_embeddings_know_what_is_written_alike_and_need_nothing(of):
     assert same == pytest.approx(1.0) and same > alike > other + 0.3
 
 
+def a_model_folder(path, seed=0):
+    """A sentence-embedding model without layers: each word a random vector."""
+    import json
+
+    import numpy as np
+    from safetensors.numpy import save_file
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = ["[PAD]", "[UNK]", "it", "arrives", "tomorrow", "bananas", "are", "yellow"]
+    made = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    path.mkdir(exist_ok=True)
+    made.save(str(path / "tokenizer.json"))
+    draw, hidden = np.random.default_rng(seed), 16
+    weights = {
+        "embeddings.word_embeddings.weight": draw.normal(0, 1, (len(words), hidden)).astype(np.float32),
+        "embeddings.position_embeddings.weight": np.zeros((8, hidden), np.float32),
+        "embeddings.token_type_embeddings.weight": np.zeros((2, hidden), np.float32),
+        "embeddings.LayerNorm.weight": np.ones(hidden, np.float32),
+        "embeddings.LayerNorm.bias": np.zeros(hidden, np.float32),
+    }
+    save_file(weights, path / "model.safetensors")
+    about = {"model_type": "bert", "hidden_act": "gelu", "hidden_size": hidden, "num_attention_heads": 4,
+             "num_hidden_layers": 0, "max_position_embeddings": 8, "layer_norm_eps": 1e-12}  # fmt: skip
+    (path / "config.json").write_text(json.dumps(about))
+    return str(path)
+
+
+@pytest.mark.parametrize("name", ["SemanticSimilarity", "classic.SemanticSimilarity"])
+def test_a_local_model_embeds_and_is_part_of_what_the_verdict_depends_on(of, tmp_path, name):
+    pytest.importorskip("safetensors", reason="pip install 'mlflow-assay[embeddings]'")
+    pytest.importorskip("tokenizers", reason="pip install 'mlflow-assay[embeddings]'")
+    folder = a_model_folder(tmp_path / "model")
+    bound = of.bind(LIBRARY, name, None, {"embeddings": folder})
+    wanted = {"expectations": {"expected_response": "it arrives tomorrow"}}
+    same, other = (
+        of.verdict(bound, outputs={"answer": text}, **wanted).value
+        for text in ("tomorrow it arrives", "bananas are yellow")
+    )
+    assert same == pytest.approx(1.0, abs=1e-5) and other < 0.9
+    before = bound.scorer.fingerprint
+    again = of.bind(LIBRARY, name, None, {"embeddings": a_model_folder(tmp_path / "model", seed=1)})
+    assert again.scorer.fingerprint != before
+
+
 def test_embeddings_of_a_service_are_asked_by_the_name_given(of):
     """The judge model asks the questions, another service turns them into vectors."""
     from mlflow_assay.testing import FakeJudgeServer

@@ -108,6 +108,10 @@ class AutoevalsMetrics(MetricLibrary):
         places = {"input": "input", "output": "output", "expected": "expected_output"}
         return named_fields(params["prompt_template"], {f"{{{{{key}}}}}": place for key, place in places.items()})
 
+    def depends_on(self, metric: Metric, params: Mapping[str, Any]) -> str:
+        """The embedding model behind a folder's name."""
+        return embeddings_of(params["embeddings"]).identity if metric.embeddings else ""
+
     def measure(self, metric: Metric, params: Mapping[str, Any]) -> Measure:
         """See `MetricLibrary.measure`."""
         import autoevals

@@ -27,6 +27,11 @@ _VALID = "lexical, the folder of a sentence-embedding model, openai:/NAME, or {m
 class Embeddings(Protocol):
     """Turns texts into vectors."""
 
+    @property
+    def identity(self) -> str:
+        """What the vectors depend on that the setting does not tell: a digest of a folder's files; else empty."""
+        ...
+
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """One vector a text, all of one length."""
         ...
@@ -54,6 +59,8 @@ def embeddings_of(setting: Any) -> Embeddings:
 class _Lexical:
     """Words, word pairs and character n-grams, hashed: stateless, so equal texts have equal vectors in every run."""
 
+    identity = ""
+
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Vectors of length 1, shape (n, 4096)."""
         from sklearn.feature_extraction.text import HashingVectorizer
@@ -74,6 +81,7 @@ class _Folder:
         from mlflow_assay.judges.local.embedder import EmbedderRef
 
         self._model = EmbedderRef.of(path)
+        self.identity = f"embeddings {self._model.digest[:16]}"
 
     def embed(self, texts: Sequence[str]) -> list[list[float]]:
         """Vectors of length 1."""
@@ -83,6 +91,8 @@ class _Folder:
 
 class _Service:
     """An embedding model behind an OpenAI-compatible endpoint, through the same transport as the judge model."""
+
+    identity = ""
 
     def __init__(self, model: ModelSettings) -> None:
         self._model = model

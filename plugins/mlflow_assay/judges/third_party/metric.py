@@ -152,6 +152,10 @@ class MetricLibrary(ABC):
         """The installed version of the wrapped library."""
         return metadata.version(self.package)
 
+    def depends_on(self, metric: Metric, params: Mapping[str, Any]) -> str:
+        """What a verdict depends on that neither parameters nor version tell, such as what a named file holds."""
+        return ""
+
     def build(self, name: str, params: Mapping[str, Any], model: ModelSettings | None) -> Scorer:
         """A scorer for one metric; see `contracts.JudgeLibrary.build`.
 
@@ -178,7 +182,8 @@ class MetricLibrary(ABC):
 
         needs = fields.needs(self.reads(metric, given))
         measure = self.measure(metric, given)
-        return LibraryJudge(self, metric, measure, fields, needs, model if asks else None)
+        depends = self.depends_on(metric, given)
+        return LibraryJudge(self, metric, measure, fields, needs, model if asks else None, depends)
 
     def imported(self) -> Any:
         """The wrapped library.

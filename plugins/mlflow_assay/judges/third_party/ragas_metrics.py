@@ -80,6 +80,10 @@ class RagasMetrics(MetricLibrary):
             return metric.reads
         return tuple(_PLACES[key] for key in _placeholders(params["prompt"]))
 
+    def depends_on(self, metric: Metric, params: Mapping[str, Any]) -> str:
+        """The embedding model behind a folder's name."""
+        return embeddings_of(params["embeddings"]).identity if metric.embeddings else ""
+
     def measure(self, metric: Metric, params: Mapping[str, Any]) -> Measure:
         """See `MetricLibrary.measure`."""
         given = dict(params)

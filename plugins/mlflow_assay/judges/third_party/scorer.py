@@ -31,6 +31,7 @@ class LibraryJudge(Scorer):
         fields: where the sample's fields are read from.
         needs: what the engine checks before anything is called.
         model: the judge model, or None for a metric that calls none.
+        depends: what its verdicts depend on that neither parameters nor version tell.
     """
 
     _library: Any = PrivateAttr()
@@ -40,6 +41,7 @@ class LibraryJudge(Scorer):
     _needs: tuple[str, ...] = PrivateAttr()
     _model: ModelSettings | None = PrivateAttr()
     _value: ValueSpec = PrivateAttr()
+    _depends: str = PrivateAttr("")
 
     def __init__(
         self,
@@ -49,15 +51,18 @@ class LibraryJudge(Scorer):
         fields: SampleFields,
         needs: tuple[str, ...],
         model: ModelSettings | None,
+        depends: str = "",
     ) -> None:
         super().__init__(name=metric.name, description=metric.purpose)
+        self._depends = depends
         self._library, self._metric, self._measure = library, metric, measure
         self._fields, self._needs, self._model, self._value = fields, needs, model, metric.value
 
     @property
     def fingerprint(self) -> str:
         """What the verdicts depend on besides parameters and model: the library's version, since it owns the prompt."""
-        return f"{self._metric.name} of {self._library.package} {self._library.version()}"
+        told = f"{self._metric.name} of {self._library.package} {self._library.version()}"
+        return f"{told}, {self._depends}" if self._depends else told
 
     @property
     def needs(self) -> tuple[str, ...]:
