@@ -55,11 +55,11 @@ $(VENV)/.installed-dev: pyproject.toml | $(BIN)/python
 	@$(call install,'.[dev]')
 	@touch $@ $(VENV)/.installed
 
-stack: $(VENV)/.installed-dev  ## Real servers on loopback: collector, Tempo, Prometheus, PostgreSQL, MLflow; ^C stops them
+stack: $(VENV)/.installed  ## Real servers on loopback: collector, Tempo, Prometheus, PostgreSQL, MLflow; ^C stops them
 	PYTHONPATH=tests/stack $(BIN)/python -m assay_stack up
 
-stack-build: $(VENV)/.installed-dev  ## Build collector and Tempo once (Go 1.26), for `make stack` and the integration tests
-	PYTHONPATH=tests/stack $(BIN)/python -m assay_stack build
+stack-build:  ## Build collector and Tempo once (Go 1.26), for `make stack` and the integration tests
+	PYTHONPATH=tests/stack $(PYTHON) -m assay_stack build
 
 clean:  ## Remove what the demo and the builds made
 	rm -rf $(VENV) assay-demo dist build .pytest_cache .mypy_cache .ruff_cache
