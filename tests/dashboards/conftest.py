@@ -18,10 +18,6 @@ from assay_stack.stack import Stack
 
 DAYS, PER_HOUR, EVERY = 8.0, 3.0, 280.0
 ROOT = Path(__file__).parents[2]
-_LIBRARY = (
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
-)
 
 
 class _Backfilled(Prometheus):
@@ -70,39 +66,24 @@ class Week:
         load("spans_now").send(self.stack.otlp_http, seconds)
 
 
-def faketime() -> str:
-    """The library's path; skips with how to get it."""
-    found = next((path for path in _LIBRARY if Path(path).exists()), None)
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("libfaketime is required in CI: apt-get install libfaketime")
-        pytest.skip("libfaketime is missing: apt-get install libfaketime")
-    return found
-
-
 @pytest.fixture(scope="session")
 def week(tmp_path_factory, _empty_store):
     """Eight days that end now, in MLflow, Tempo and Prometheus."""
     import shutil
 
-    library, folder = faketime(), tmp_path_factory.mktemp("week")
+    folder = tmp_path_factory.mktemp("week")
     with Stack() as stack:
         stack._prometheus.__class__ = _Backfilled
         stack.up()
-        yield _play(stack, library, folder, Path(shutil.copy(_empty_store, folder / "mlflow.db")))
+        yield _play(stack, folder, Path(shutil.copy(_empty_store, folder / "mlflow.db")))
 
 
-def _play(stack: Stack, library: str, folder: Path, store: Path) -> Week:
+def _play(stack: Stack, folder: Path, store: Path) -> Week:
     end = time.time()
-    start, clock = end - DAYS * 86400, folder / "clock"
-    clock.write_text("+0\n")
+    start = end - DAYS * 86400
     uri = f"sqlite:///{store}"
     environment = {
         **os.environ,
-        "LD_PRELOAD": library,
-        "FAKETIME_TIMESTAMP_FILE": str(clock),
-        "FAKETIME_NO_CACHE": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "MLFLOW_TRACKING_URI": uri,
         "ASSAY_CACHE_URL": f"sqlite:///{folder}/verdicts.db",
         "OPENAI_API_KEY": "fake",
@@ -116,7 +97,6 @@ def _play(stack: Stack, library: str, folder: Path, store: Path) -> Week:
         "every": EVERY,
         "otlp": stack.otlp_http,
         "prometheus": stack.prometheus,
-        "clock": clock,
         "outbox": f"sqlite:///{folder}/outbox.db",
     }
     command = [sys.executable, str(Path(__file__).with_name("week.py"))]

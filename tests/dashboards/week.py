@@ -1,12 +1,11 @@
-"""Scripted traffic with a known incident, played through the real bridge under a shifted clock (libfaketime).
+"""Scripted traffic with a known incident, played through the real bridge under a moved clock (time-machine).
 
-Run as a program, with libfaketime preloaded and reading its offset from a file: what MLflow, the engine, the bridge and
-the OpenTelemetry SDK take for now is moved through the days, so that ten days of verdicts, labels and KPI gauges reach
-the collector in minutes, with the times they would have had. The judge is the shipped `request_resolved` asked of a
+Run as a program: what MLflow, the engine, the bridge and the OpenTelemetry SDK take for now is moved through the days,
+so that days of verdicts, labels and KPI gauges reach the collector in minutes, with the times they would have had. The judge is the shipped `request_resolved` asked of a
 fake model that reads off what was planted (too kind to a quarter of the failures); traffic, labels and answers are
 made up from a seed. Prints one JSON object: what was planted, and what the bridge says it delivered.
 
-    python week.py --start SECONDS --days 10 --otlp http://127.0.0.1:4318 --clock FILE
+    python week.py --start SECONDS --days 8 --otlp http://127.0.0.1:4318 …
 """
 
 from __future__ import annotations
@@ -17,7 +16,8 @@ import random
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
+
+import time_machine
 
 MINUTE, HOUR, DAY = 60.0, 3600.0, 86400.0
 EXPERIMENT, AGENT_A, AGENT_B = "support", "billing-agent", "device-agent"
@@ -68,23 +68,13 @@ class Script:
 
 
 class Clock:
-    """Moves libfaketime's clock: an offset in a file, read at every call."""
+    """What Python takes for now (time-machine), moved on; it ticks in between, and sleeping takes what it takes."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._offset = 0.0
+    def __init__(self, start: float) -> None:
+        self._traveller = time_machine.travel(start, tick=True).start()
 
     def move(self, to: float) -> None:
-        real = time.time() - self._offset
-        self._offset = to - real
-        fresh = self._path.with_suffix(".new")
-        fresh.write_text(f"{self._offset:+.3f}\n", encoding="utf-8")
-        fresh.replace(self._path)  # whole or not at all: half a number is an error in the middle of a sleep
-        for _ in range(100):
-            if abs(time.time() - to) < 1:
-                return
-            time.sleep(0.01)
-        raise SystemExit("libfaketime is not in force: the clock does not move")
+        self._traveller.move_to(to, tick=True)
 
 
 def log_run(request: Request) -> str:
@@ -227,15 +217,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     for name in ("--start", "--days", "--per-hour", "--every"):
         parser.add_argument(name, type=float, required=True)
-    for name in ("--otlp", "--prometheus", "--clock", "--outbox"):
+    for name in ("--otlp", "--prometheus", "--outbox"):
         parser.add_argument(name, required=True)
     given = parser.parse_args()
     import mlflow
 
     from mlflow_assay.testing import FakeJudgeServer
 
-    clock = Clock(Path(given.clock))
-    clock.move(given.start)
+    clock = Clock(given.start)
     mlflow.set_experiment(EXPERIMENT)
     script = Script(given.start, given.days, given.per_hour)
     with FakeJudgeServer(reply, tokens=(700, 40), record=False) as server:
