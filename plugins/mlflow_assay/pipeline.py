@@ -261,7 +261,8 @@ def bridged(
         told: called with the experiment's id and counts of traces gone through.
 
     Raises:
-        StoreError: there is no such experiment, or MLflow cannot be read.
+        ConfigError: the outbox belongs to another MLflow.
+        StoreError: there is no such experiment, or MLflow or the outbox cannot be used.
     """
     from mlflow_assay.bridge.following import Following, Pace
     from mlflow_assay.bridge.ingest import Ingest
@@ -274,8 +275,15 @@ def bridged(
     from mlflow_assay.engine.run import Options
     from mlflow_assay.sources.mlflow_store import find_experiment
 
-    found = str(find_experiment(experiment).experiment_id)
+    location = find_experiment(experiment)
+    found = str(location.experiment_id)
     reads, outbox = MlflowReads(found), Outbox(database, sinks)
+    if not outbox.belongs(found, str(location.creation_time)):
+        raise ConfigError(
+            f"The outbox {database.location} knows another experiment with the id {found} than {experiment!r}: it was "
+            "used with another MLflow.",
+            fix="Name an outbox of its own for each MLflow, with --outbox or ASSAY_OUTBOX_URL.",
+        )
     mask = redacting(redactor) if redactor is not None else None
     ingest = Ingest(outbox, found, owner, _meanings(paths, judges), mask, Subjects(slices))
 

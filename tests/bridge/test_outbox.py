@@ -201,6 +201,19 @@ def replace_name_with_null() -> Observed:
     return Observed(replace(one.state, name=None), one.says)
 
 
+def test_pruning_spares_what_stands_what_waits_and_what_is_known(outbox, sending):
+    outbox.record(ONE, [seen(1, "a"), seen(2, "a")])
+    outbox.record(ONE, [seen(1, "b", at=2), gone(2)])
+    for sink in ("one", "two"):
+        while claimed := sending.claim(sink, "me", 10, 60):
+            sending.settle(sink, "me", ok(claimed))
+    outbox.record(ONE, [seen(1, "c", at=3)])
+    assert sending.prune(0) == 0
+    assert sending.prune(2**53) == 3, "two of the first, whose third waits; the creation of the deleted one"
+    assert outbox.record(ONE, [seen(1, "c", at=3), gone(2)]) == 0
+    assert [c.revision.rationale for c in sending.claim("one", "me", 10, 60)] == ["c"]
+
+
 def test_waits_grow_shrink_at_random_and_end(monkeypatch):
     retry = Retry(first_s=1, most_s=60, jitter=0.5)
     assert [retry.wait_s(n, lambda: 0.0) for n in (1, 2, 3, 10, 1000)] == [1, 2, 4, 60, 60]

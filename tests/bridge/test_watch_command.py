@@ -170,6 +170,21 @@ def test_mistakes_are_said_before_anything_is_done(store, log_trace, outbox_url)
         run(bridge, "status", "--outbox", "sqlite:////nowhere/outbox.db")
 
 
+def test_an_outbox_of_another_mlflow_is_refused(once, log_trace, store, tmp_path, _empty_store, monkeypatch):
+    """Its experiment 1 is not ours: everything there would seem deleted."""
+    import shutil
+
+    import mlflow
+
+    note(log_trace())
+    assert len(once()) == 1
+    shutil.copy(_empty_store, tmp_path / "other.db")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path}/other.db")
+    mlflow.set_experiment("test")
+    with pytest.raises(ConfigError, match="used with another MLflow"):
+        once()
+
+
 def test_sinks_on_the_command_line():
     assert parse_sink("jsonl,path=a=b.jsonl,as=lines") == ("lines", "jsonl", {"path": "a=b.jsonl"})
     made = make_sinks([], "http://127.0.0.1:4318", False)

@@ -338,6 +338,27 @@ class Deliveries:
         wanted = wanted if keys is None else wanted & set(keys)
         return self._again(sink, wanted, "dead")
 
+    def prune(self, before_ms: int) -> int:
+        """Forget revisions recorded before a time that are no assessment's last and that no sink waits for.
+
+        What stands, what waits and what is dead stays; so does what is known of each assessment.
+
+        Returns:
+            How many revisions are forgotten.
+        """
+        current = sa.select(db.known.c.assessment_id).where(db.known.c.key == db.revisions.c.key)
+        wanted = sa.select(db.deliveries.c.id).where(
+            db.deliveries.c.key == db.revisions.c.key, db.deliveries.c.state.in_(("pending", "dead"))
+        )
+        old = sa.select(db.revisions.c.key).where(db.revisions.c.recorded_ms < before_ms)
+        old = old.where(~current.exists(), ~wanted.exists())
+        with self.database.write() as connection:
+            keys = [str(row.key) for row in connection.execute(old)]
+            for some in _chunks(keys):
+                connection.execute(db.deliveries.delete().where(db.deliveries.c.key.in_(some)))
+                connection.execute(db.revisions.delete().where(db.revisions.c.key.in_(some)))
+        return len(keys)
+
     def requeue(self, sink: str, keys: Iterable[str]) -> int:
         """Make deliveries noted as delivered due again: the sink does not hold them."""
         return self._again(sink, set(keys), "delivered")

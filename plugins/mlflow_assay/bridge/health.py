@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -27,6 +27,7 @@ class HealthServer:
 
     Args:
         health: what each part said last.
+        sinks: what each sink that fails said last, by its name in the outbox.
         status: how the bridge stands.
         port: 0 takes a free one.
         host: the address to listen on.
@@ -39,12 +40,13 @@ class HealthServer:
     def __init__(
         self,
         health: Health,
+        sinks: Callable[[], Mapping[str, str]],
         status: Callable[[], BridgeStatus],
         port: int,
         host: str = "127.0.0.1",
         more: Callable[[], str] | None = None,
     ) -> None:
-        self._health, self._status, self._more = health, status, more
+        self._health, self._sinks, self._status, self._more = health, sinks, status, more
         self._mask = Redactor(kinds=["secret"]).text
         try:
             self._server = ThreadingHTTPServer((host, port), self._handler())
@@ -71,7 +73,9 @@ class HealthServer:
             return 200, "text/plain", "ok\n"  # the process answers; what is ill is for /readyz to say
         if path == "/readyz":
             faults = {part: self._mask(why) for part, why in self._health.faults.items()}
-            return (503 if faults else 200), "application/json", json.dumps({"faults": faults}) + "\n"
+            # A sink that is away is no reason to restart the worker, which keeps what it is owed.
+            sinks = {name: self._mask(why) for name, why in self._sinks().items()}
+            return (503 if faults else 200), "application/json", json.dumps({"faults": faults, "sinks": sinks}) + "\n"
         if path in ("/status", "/metrics"):
             try:
                 status = self._status()

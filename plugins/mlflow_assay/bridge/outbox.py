@@ -215,6 +215,20 @@ class Outbox:
             found = connection.execute(query).scalar()
         return None if found is None else str(found)
 
+    def belongs(self, experiment_id: str, created: str) -> bool:
+        """Whether an experiment is the one the outbox knows by that id; one it does not know yet is noted.
+
+        Ids of experiments are small numbers that every MLflow gives anew: read against what is known of another's,
+        everything would seem deleted.
+
+        Args:
+            created: when it was created, by MLflow.
+        """
+        known = self.mark(experiment_id, "created")
+        if known is None:
+            self.put_mark(experiment_id, "created", created)
+        return known in (None, created)
+
     def put_mark(self, experiment_id: str, name: str, value: str) -> None:
         """Note a position.
 

@@ -57,9 +57,14 @@ class Shipper:
         while not self.stop.is_set():
             try:
                 shipped = self.ship()
-                self.failure = None
             except StoreError as error:
                 self._say(str(error))
+                shipped = 0
+                self.stop.wait(min(30.0, self.idle_s * 5))
+            except Exception as error:
+                # A thread that ships for months must outlive what nobody has foreseen; it is said, with its trace.
+                _logger.exception("bridge sink=%s", self.name)
+                self._say(f"{type(error).__name__}: {error}")
                 shipped = 0
                 self.stop.wait(min(30.0, self.idle_s * 5))
             if shipped == 0:
@@ -144,6 +149,7 @@ class Shipper:
         failed = [answer for answer in answers if answer.state == "retry"]
         if not failed:
             self._size, self._failures, self._paused_until = min(self.batch, self._size * 2), 0, 0.0
+            self.failure = None
             return
         if len(failed) < len(answers):
             return

@@ -154,6 +154,11 @@ class Worker:
         """The outbox's address, its password hidden."""
         return self._database.location
 
+    @property
+    def failing(self) -> dict[str, str]:
+        """Sinks that fail, and what they said last."""
+        return {shipper.name: shipper.failure for shipper in self.shippers if shipper.failure}
+
     def stop(self) -> None:
         """Ask the worker to end; it ends what it is at first. Safe to call from a signal handler."""
         self._stop.set()

@@ -82,6 +82,21 @@ def replay(outbox_url: str | None, sink: str, keys: tuple[str, ...], superseded:
 
 
 @bridge.command()
+@outbox_option
+@click.option("--older-than", required=True, metavar="AGE", help="Recorded longer ago than 30d, 12h, or an ISO date.")
+@_json
+def prune(outbox_url: str | None, older_than: str, as_json: bool) -> None:
+    """Forget superseded revisions that every sink has got. What stands, waits or is dead stays.
+
+    `assay bridge reconcile` can then no longer compare the sums of sinks that only count, such as otlp-metrics.
+    """
+    from mlflow_assay.sources.mlflow_store import parse_since
+
+    count = _deliveries(outbox_url).prune(parse_since(older_than))
+    click.echo(json.dumps({"forgotten": count}) if as_json else f"{count} revisions are forgotten.")
+
+
+@bridge.command()
 @click.option("--experiment", "-e", "experiments", multiple=True, required=True, help="Name or id; repeatable.")
 @click.option("--since", help="Only traces since then, as given to `assay watch`.")
 @sink_options

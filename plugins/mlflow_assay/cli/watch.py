@@ -341,7 +341,9 @@ def _health(worker: Worker, request: _Request) -> Any:
 
     if request.health_port is None:
         return None
-    server = HealthServer(worker.health, worker.status, request.health_port, request.health_host)
+    server = HealthServer(
+        worker.health, lambda: worker.failing, worker.status, request.health_port, request.health_host
+    )
     _logger.info("health endpoint on http://%s:%d", request.health_host, server.port)
     return server
 
