@@ -88,7 +88,10 @@ def replies(name: str, good: bool) -> Callable[[JudgeRequest], str]:
                 return [] if good else [{"index": 1, "reason": "rude", "ai_message": "x"}]
             return None
 
-        return json.dumps(filled(request.schema, pick)) if request.schema else "So it is."
+        if request.schema:
+            return json.dumps(filled(request.schema, pick))
+        # What is asked for without a schema: facts under keys of the model's own choice, or plain words.
+        return '{"data": {"order": "7"}}' if "Latest User Message" in request.prompt else "So it is."
 
     return reply
 

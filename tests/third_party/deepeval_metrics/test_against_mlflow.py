@@ -42,7 +42,7 @@ def model(of, name, good):
     replies = of.replies(name, good)
 
     def reply(request):
-        if request.schema:
+        if request.schema or "matching this schema: " not in request.prompt:
             return replies(request)
         written = request.prompt.partition("matching this schema: ")[2].partition("\nReturn ONLY")[0]
         schema = eval(written, {"__builtins__": {}})  # noqa: S307 - a dict as the wrapper prints it

@@ -235,3 +235,11 @@ def test_an_endpoint_without_response_formats_serves_as_well(of, full_trace):
     with FakeJudgeServer(reply) as server:
         found = of.verdict(of.bind("AnswerRelevancyMetric", server.model), full_trace())
     assert (found.value, found.rationale) == (1.0, "fine")
+
+
+def test_facts_under_free_keys_are_asked_for_in_words(of, full_session):
+    """A strict format would only allow an empty object, and nothing could ever be forgotten."""
+    session = full_session(1)
+    with FakeJudgeServer(of.replies("KnowledgeRetentionMetric", False)) as server:
+        found = of.verdict(of.bind("KnowledgeRetentionMetric", server.model), session[0], session)
+    assert (found.value, [bool(request.schema) for request in server.requests]) == (0.0, [False, True, True])

@@ -422,6 +422,19 @@ def _type_of(about: Mapping[str, Any], name: str) -> Any:
 # --- the judge model ---------------------------------------------------------------------------------------
 
 
+def _free_form(schema: Any) -> bool:
+    """Whether part of a schema is an object of any keys, which strict formats only allow to be empty.
+
+    DeepEval's prompts ask for their JSON in words as well, which is then all there is.
+    """
+    if isinstance(schema, list):
+        return any(_free_form(part) for part in schema)
+    if not isinstance(schema, Mapping):
+        return False
+    open_ended = schema.get("type") == "object" and (schema.get("additionalProperties") or "properties" not in schema)
+    return bool(open_ended) or any(_free_form(part) for part in schema.values())
+
+
 @lru_cache(maxsize=1)
 def _llm_class() -> Callable[[JudgeClient | None], Any]:
     """DeepEval's way to bring a model of one's own, over the one judge model."""
@@ -444,7 +457,8 @@ def _llm_class() -> Callable[[JudgeClient | None], Any]:
         def generate(self, prompt: str, schema: Any = None) -> Any:
             if self._client is None:
                 raise ConfigError("This metric was built to ask no model.")
-            options = {} if schema is None else {"response_format": pydantic_to_response_format(schema)}
+            formed = schema is not None and not _free_form(schema.model_json_schema())
+            options = {"response_format": pydantic_to_response_format(schema)} if formed else {}
             text = self._client.complete([{"role": "user", "content": prompt}], **options)
             if schema is None:
                 return text
