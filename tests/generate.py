@@ -24,6 +24,10 @@ PURPOSE = {
     "aligners": "how a judge is brought nearer to the experts",
     "sources": "where traces come from",
     "sinks": "where verdicts go",
+    "bridge_sinks": "where the bridge ships every assessment",
+    "dataset_stores": "where dataset versions are kept, by the scheme of the URL",
+    "dataset_formats": "other forms of a dataset",
+    "dashboards": "Grafana boards",
 }
 
 
