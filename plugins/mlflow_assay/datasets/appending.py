@@ -38,13 +38,13 @@ def compare(old: Index, new: Index) -> Compared:
     """Which rows were added, changed and removed from `old` to `new`; 48 bytes a row are looked at."""
     keys, wanted = old.keys, new.keys
     order = np.argsort(keys, kind="stable")
-    place = np.minimum(np.searchsorted(keys, wanted, sorter=order), max(len(old) - 1, 0))
     if not len(old):
         return Compared(np.ones(len(new), bool), np.zeros(len(new), bool), np.zeros(0, bool))
-    there = keys[order][place] == wanted
-    same = (old.contents[order][place] == new.contents).all(axis=1)
+    place = order[np.minimum(np.searchsorted(keys, wanted, sorter=order), len(old) - 1)]
+    there = keys[place] == wanted
+    same = (old.contents[place] == new.contents).all(axis=1)
     met = np.zeros(len(old), bool)
-    met[order[place[there]]] = True
+    met[place[there]] = True
     return Compared(~there, there & ~same, ~met)
 
 
