@@ -122,7 +122,10 @@ def shaping_options(command: F) -> F:
             help="Train, validation and test; or none.",
         ),
         click.option(
-            "--sample", type=click.IntRange(min=1), metavar="N", help="At most so many rows in all, drawn from every slice."
+            "--sample",
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="At most so many rows in all, drawn from every slice.",
         ),
         click.option(
             "--near",
