@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from assay_stack import Stack, otlp
+from assay_stack.build import ROOT
 from assay_stack.fixtures import need
 from assay_stack.ports import Ports
 from assay_stack.services import Collector, Kafka
@@ -203,6 +205,19 @@ def test_verdict_events_of_any_tool_are_counted(pipeline):
     events = 'gen_ai_evaluation_events_total{gen_ai_evaluation_name="toxicity"}'
     assert pipeline.eventually(lambda: total(pipeline, events) == 3)
     assert total(pipeline, events.replace("}", ', gen_ai_evaluation_score_label="fail"}')) == 1
+
+
+def test_the_collectors_own_metrics_have_the_names_the_board_asks_for(pipeline):
+    """Suffixes are a setting of the collector. A failed send is counted from the first one on."""
+    send(pipeline, otlp.agent_span(otlp.new_trace(), sampling__keep=True))
+    boards = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "dashboards" / "generated").glob("*.json"))
+    wanted = set(re.findall(r"otelcol_\w+", boards)) - {"otelcol_exporter_send_failed_spans_total"}
+    assert len(wanted) >= 5
+
+    def missing() -> set[str]:
+        return wanted - {series["__name__"] for series, _ in pipeline.promql('{job="collector"}')}
+
+    assert pipeline.eventually(lambda: not missing(), timeout=30), missing()
 
 
 # --- durability -------------------------------------------------------------------------------------------------
