@@ -131,7 +131,7 @@ def _build_collector(target: Path) -> None:
 def _go_build(target: Path, folder: Path, package: str) -> None:
     """Builds one command of the module in `folder`; Go checks every dependency against its go.sum."""
     part = target.with_suffix(".part")
-    command = ["go", "build", "-mod=readonly", "-trimpath", "-ldflags", "-s -w", "-o", str(part)]
+    command = ["go", "build", "-mod=readonly", "-buildvcs=false", "-trimpath", "-ldflags", "-s -w", "-o", str(part)]
     _run(*command, package, folder=folder)
     part.replace(target)
 
