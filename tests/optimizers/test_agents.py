@@ -168,7 +168,10 @@ def test_judges_that_look_into_the_trace_get_one(request_for, experiment, judges
 
     from dataclasses import replace
 
-    few, options = rows_of(make_rows(20), reference="few@v1"), {"terms": [12], "examples": [12], "label": "desk", "least": 3}
+    few, options = (
+        rows_of(make_rows(20), reference="few@v1"),
+        {"terms": [12], "examples": [12], "label": "desk", "least": 3},
+    )
     agent = FunctionAgent(looping, traced=True)
     request = replace(request_for(rows=few, options=options), judges=[desk, steps], agent=agent)
     report, _ = carry_out(request, experiment, {"router": "production"})

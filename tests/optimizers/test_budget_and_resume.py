@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -22,7 +24,7 @@ from mlflow_assay.optimizers.agent import FunctionAgent
 from mlflow_assay.optimizers.journal import Journal
 from mlflow_assay.optimizers.rollouts import Purse, SpentError
 from mlflow_assay.optimizers.running import StoppedError, carry_out
-from mlflow_assay.testing import FakeJudgeServer
+from mlflow_assay.testing import FakeJudgeServer, answer
 
 ALIASES = {"router": "production"}
 
@@ -254,3 +256,37 @@ def test_journals_hold_no_secret(request_for, experiment, tmp_path):
         )
         assert any(r.headers.get("X-Key") == "s3cr3t" for r in server.requests)
     assert all("s3cr3t" not in path.read_text() for path in tmp_path.rglob("*.jsonl"))
+
+
+ASKED = """
+name: asked
+purpose: Does the answer name the desk that the request is about?
+value: {type: boolean}
+instructions: Read {{ inputs }}, {{ outputs }} and {{ expectations }}. Is it the right desk?
+"""
+
+
+def right(request) -> str:
+    """A judge model that compares what it is shown."""
+    text = str(request.body["messages"][-1]["content"]).replace("\\", "")
+    said, expected = [*re.findall(r'"desk": ?"(\w+)"', text), "", ""][:2]
+    return answer(said == expected, "compared")
+
+
+@pytest.mark.parametrize("limit", [300, 420])
+def test_calls_of_judges_count_as_well(limit, request_for, experiment, judges_folder):
+    """Agent and judge together keep to the limit, and the test of both is held back from the search."""
+    from mlflow_assay.judges.catalogue import Catalogue
+
+    (judges_folder / "asked.yaml").write_text(ASKED)
+    agent = Counting()
+    with FakeJudgeServer(right) as server:
+        judge = Catalogue([judges_folder]).build("asked", server.model)
+        request = replace(request_for(function=agent, max_calls=limit), judges=[judge])
+        report, _ = carry_out(request, experiment, ALIASES)
+        asked = len(server.requests)
+    assert agent.calls + asked <= limit
+    assert report.spent.calls == agent.calls + asked
+    assert report.calls == {"agent": agent.calls, "judge asked": asked}
+    if report.chosen.number:
+        assert report.accepted, report.reason
