@@ -94,11 +94,16 @@ def in_tempo(stack, names) -> Counter:
 
 
 def in_prometheus(stack) -> Counter:
-    """Net counts by name."""
-    name, change = semconv.prometheus_label(semconv.EVALUATION_NAME), semconv.prometheus_label(semconv.CHANGE)
+    """Net increase of the counter by name: created less deleted. A worker that starts anew counts from 0 again."""
+    from mlflow_assay.sinks.otlp_metrics import OtlpMetricsSink
+
+    sink = OtlpMetricsSink(endpoint=stack.otlp_http, prometheus=stack.prometheus)
     net = Counter()
-    for labels, value in stack.promql(f"sum by ({name}, {change}) ({semconv.prometheus_name(semconv.M_VERDICTS)})"):
-        net[labels[name]] += round(value) * {"created": 1, "deleted": -1}.get(labels[change], 0)
+    try:
+        for (name, change), count in sink.tally().items():
+            net[name] += count * {"created": 1, "deleted": -1}.get(change, 0)
+    finally:
+        sink.close()
     return +net
 
 
