@@ -184,14 +184,15 @@ def lag(folder: Path, port: int, rate: int, seconds: int) -> None:
 
 def memory(folder: Path, port: int, count: int) -> None:
     """Resident memory while an hour's worth (10 a second) goes through as fast as it can."""
-    trace_ids = make_traces(200)
+    trace_ids = make_traces(max(200, count // 10))  # ten assessments a trace in the end
     sink = Sink(port)
     made = worker(folder, sink, 0.1)
     running = threading.Thread(target=made.run)
     running.start()
     marks = []
     for number in range(count // 200):
-        add(trace_ids, number)
+        start = number * 200 % len(trace_ids)
+        add(trace_ids[start : start + 200], number)
         deadline = time.time() + 120
         while sink.count < (number - 4) * 200 and time.time() < deadline:
             time.sleep(0.05)  # at most 1,000 on their way

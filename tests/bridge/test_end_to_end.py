@@ -165,3 +165,40 @@ def test_counts_agree_everywhere(fresh_stack, agent, telecom, commands, tmp_path
     assert (checks["otlp-metrics"]["how"], checks["otlp-metrics"]["differences"]) == ("counted", [])
     assert (checks["jsonl"]["missing_count"], checks["jsonl"]["duplicates"]) == (0, 0)
     assert code == 0 and found["clean"], found
+
+
+def test_collector_and_tempo_killed(fresh_stack, log_trace, outbox_url, tmp_path):
+    """`kill -9` of both while verdicts are written: with both back, nothing is missing and nothing doubled."""
+    import mlflow
+    from mlflow.entities import AssessmentSource
+
+    fresh_stack.up()
+    sink = f"otlp-span,endpoint={fresh_stack.otlp_http},tempo={fresh_stack.tempo},timeout_s=5"
+    common = ["-e", "test", "--sink", sink, "--outbox", outbox_url, "--json"]
+
+    def run(command, *arguments):
+        done = CliRunner().invoke(command, [*arguments, *common])
+        assert isinstance(done.exception, SystemExit | None), done.exception
+        return json.loads(done.stdout), done.exit_code
+
+    def write(count: int) -> None:
+        for _ in range(count):
+            mlflow.log_feedback(trace_id=log_trace(), name="tone", value=True, source=AssessmentSource("HUMAN", "anna"))
+
+    write(5)
+    assert run(watch, "--once", "--timeout-once", "30")[1] == 0
+    fresh_stack.service("collector").kill()
+    write(5)
+    status, code = run(watch, "--once", "--timeout-once", "2")
+    assert (code, status["sinks"][0]["retrying"]) == (1, 5)
+    fresh_stack.service("tempo").kill()
+    fresh_stack.service("collector").start()
+    write(5)
+    assert run(watch, "--once", "--timeout-once", "30")[1] == 0, "the collector keeps them on its disk"
+    fresh_stack.service("collector").kill()
+    fresh_stack.service("collector").start()
+    fresh_stack.service("tempo").start()
+    fresh_stack.eventually(lambda: agrees(in_tempo(fresh_stack, ["tone"]), Counter({"tone": 15})), 150)
+    fresh_stack.eventually(lambda: run(bridge, "reconcile")[1] == 0, 60)
+    (check,) = run(bridge, "reconcile")[0]["sinks"]
+    assert (check["delivered"], check["found"], check["missing_count"], check["duplicates"]) == (15, 15, 0, 0)
