@@ -91,6 +91,11 @@ def _tell(result: LoopResult, seconds: float) -> None:
     click.echo(f"  mlflow ui --backend-store-uri {result.tracking_uri}    # choose the time range All")
     click.echo("  assay judges list")
     click.echo(f"  MLFLOW_TRACKING_URI={result.tracking_uri} assay score -e {EXPERIMENT} -j token_limit")
+    click.echo(
+        f"  MLFLOW_TRACKING_URI={result.tracking_uri} assay optimize prompts:/telecom_router/1 -d routing "
+        f"--store {result.folder}/datasets -j right_desk --path {result.folder}/judges -o knn_few_shot "
+        "--predict mlflow_assay.demo.predict:route"
+    )
 
 
 def _findings(result: LoopResult) -> Iterator[str]:
