@@ -121,6 +121,16 @@ def test_a_table_of_questions_is_imported_and_reshaped(store, tmp_path):
         run("import", "e", str(empty))
 
 
+def test_personal_data_in_an_imported_file_is_replaced_when_asked(store, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"inputs": {"q": "I am ann@example.com"}, "split": "test"}\n{"inputs": {"q": "hello"}}\n')
+    assert run_json("import", "as_is", str(path))["about"]["redaction"] is None
+    made = run_json("import", "masked", str(path), "--redaction", "built-in")
+    assert made["about"]["redaction"]["replaced"] == {"email": 1} and made["splits"] == {"test": 1}
+    shown = run_json("show", "masked")["rows_shown"]
+    assert [row["inputs"]["q"] for row in shown] == ["I am [EMAIL]", "hello"]
+
+
 def test_sync_with_mlflow_says_what_went_where(traces):
     run("build", "d", "-e", "test")
     done = run_json("sync", "d", "-e", "test")

@@ -15,6 +15,7 @@ from mlflow_assay.cli.dataset_options import (
     governance_options,
     json_option,
     open_,
+    redactor,
     shaping_options,
     store_option,
     summary,
@@ -87,6 +88,12 @@ def export(
 @click.option("--reshape", is_flag=True, help="Merge duplicates, sample and split anew.  [default: rows as they are]")
 @shaping_options
 @governance_options
+@click.option(
+    "--redaction",
+    metavar="FILE",
+    envvar="ASSAY_REDACTION",
+    help="Replace personal data first: YAML with patterns, or `built-in`. Also ASSAY_REDACTION.  [default: none]",
+)
 @store_option
 @json_option
 def import_(
@@ -99,6 +106,7 @@ def import_(
     sample: int | None,
     split: str,
     seed: int,
+    redaction: str | None,
     store: str | None,
     as_json: bool,
     **said: Any,
@@ -113,19 +121,23 @@ def import_(
     assay dataset import goldens goldens.json --format deepeval
     """
     from mlflow_assay.datasets.model import About
+    from mlflow_assay.datasets.redacting import Redacting
     from mlflow_assay.datasets.shaping import Shaping, shape
     from mlflow_assay.datasets.splitting import parse_fractions
 
-    rows = _stepped(_format(format_name, path).read(path), "Reading rows", as_json)
+    masking = Redacting(redactor(None if redaction == "built-in" else redaction or "none"))
+    rows = masking.rows(_stepped(_format(format_name, path).read(path), "Reading rows", as_json))
     shaping = Shaping(duplicates, near, sample, parse_fractions(split), seed)
     query: dict[str, Any] = {"file": path.name, "format": format_name or path.suffix.lstrip(".")}
     opened = open_(store)
     if reshape:
         with shape(rows, shaping) as shaped:
-            about = About(how="import", query={**query, "shaped": shaped.record}, **said)
+            about = About(how="import", query={**query, "shaped": shaped.record}, redaction=masking.record(), **said)
             manifest = opened.write(name, shaped.rows(), about)
     else:
-        manifest = opened.write(name, _some(rows, path), About(how="import", query=query, **said))
+        with shape(_some(rows, path), Shaping("none", fractions=None)) as shaped:
+            about = About(how="import", query=query, redaction=masking.record(), **said)
+            manifest = opened.write(name, shaped.rows(), about)
     click.echo(json.dumps(manifest.to_dict(), indent=2) if as_json else summary(manifest))
 
 

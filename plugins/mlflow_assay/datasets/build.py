@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.contracts import JudgeContract, TraceSource
 from mlflow_assay.datasets import expected, where
-from mlflow_assay.datasets.canonical import sha256
 from mlflow_assay.datasets.model import About, DatasetRow, row_id
+from mlflow_assay.datasets.redacting import Redacting
 from mlflow_assay.datasets.shaping import Shaped, Shaping, shape
 from mlflow_assay.errors import StoreError
 from mlflow_assay.judges import fields as trace_fields
@@ -133,7 +133,7 @@ def build(
         "traces_without_inputs": noted.without_inputs,
         "shaped": shaped.record,
     }
-    return Built(shaped, query, noted.redaction())
+    return Built(shaped, query, noted.redacting.record())
 
 
 def _read(
@@ -165,9 +165,8 @@ class _Notes:
     """Makes rows of traces, and counts what happens to them."""
 
     def __init__(self, redactor: Redactor | None) -> None:
-        self._redactor = redactor
-        self._counts: Counter[str] = Counter()
-        self._touched = self.without_inputs = 0
+        self.redacting = Redacting(redactor)
+        self.without_inputs = 0
 
     def rows(
         self,
@@ -197,38 +196,10 @@ class _Notes:
                 slice=row.groups.get(plan.slice) if plan.slice else None,
                 tags={**_kept(tags.get(row.trace_id, {}), plan), **expected.labels(row)},
             )
-            yield self._named(self._redacted(made), plan)
-
-    def _redacted(self, row: DatasetRow) -> DatasetRow:
-        if self._redactor is None:
-            return row
-        parts = {"inputs": row.inputs, "outputs": row.outputs, "expectations": dict(row.expectations)}
-        found = self._redactor.redact({**parts, "tags": dict(row.tags), "slice": row.slice})
-        changed: dict[str, Any] = dict(found.value)
-        counts = Counter(found.counts)
-        session = row.session
-        if session is not None and (masked := self._redactor.redact(session)).counts:
-            # A number in its place, not a mask: the rows of one session must still be seen to belong together.
-            session = sha256(session)[:16]
-            counts += Counter(masked.counts)
-        self._counts += counts
-        self._touched += bool(counts)
-        return replace(row, **changed, session=session, redacted=dict(counts), id="")
+            yield self._named(self.redacting.row(made), plan)
 
     def _named(self, row: DatasetRow, plan: BuildPlan) -> DatasetRow:
         return replace(row, id=row_id(row.inputs, row.trace_id)) if plan.shaping.duplicates == "none" else row
-
-    def redaction(self) -> dict[str, Any] | None:
-        """What the manifest says of it: over all rows made, those merged or not drawn later included."""
-        if self._redactor is None:
-            return None
-        return {
-            "redactor": f"{type(self._redactor).__module__}.{type(self._redactor).__qualname__}",
-            "digest": self._redactor.digest,
-            "kinds": list(self._redactor.kinds),
-            "replaced": dict(self._counts),
-            "rows": self._touched,
-        }
 
 
 def _kept(tags: Mapping[str, str], plan: BuildPlan) -> dict[str, str]:
