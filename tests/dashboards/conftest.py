@@ -16,7 +16,7 @@ import pytest
 from assay_stack.services import Prometheus
 from assay_stack.stack import Stack
 
-DAYS, PER_HOUR, EVERY = 8.0, 3.0, 280.0
+DAYS, PER_HOUR, EVERY = 6.0, 3.0, 285.0
 ROOT = Path(__file__).parents[2]
 
 
@@ -68,7 +68,7 @@ class Week:
 
 @pytest.fixture(scope="session")
 def week(tmp_path_factory, _empty_store):
-    """Eight days that end now, in MLflow, Tempo and Prometheus."""
+    """Six days that end now, in MLflow, Tempo and Prometheus."""
     import shutil
 
     folder = tmp_path_factory.mktemp("week")
@@ -101,7 +101,7 @@ def _play(stack: Stack, folder: Path, store: Path) -> Week:
     }
     command = [sys.executable, str(Path(__file__).with_name("week.py"))]
     command += [part for name, value in options.items() for part in (f"--{name}", str(value))]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, cwd=folder)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1400, cwd=folder)
     assert done.returncode == 0, done.stderr[-4000:]
     return Week(stack, start, end, json.loads(done.stdout.splitlines()[-1]), uri)
 
