@@ -1,8 +1,9 @@
 // Tempo 2.8 as a Go module, for the integration tests: `go build github.com/grafana/tempo/cmd/tempo` here.
 // The newest version whose modules the public proxy serves; Tempo 3 (v1.5.1-0.20260813195312-1900ed7bb5ca) is not there.
-// Six modules of it had no entry in the checksum database when go.sum was made, so they were fetched with GONOSUMDB and
-// compared by hand with the go.sum inside Tempo's own module: grafana/tempo itself, parquet-go/parquet-go,
-// otel/bridge/opencensus, and of the collector-contrib opencensusreceiver, sharedcomponent, translator/opencensus.
+// Six modules of it had no entry in the checksum database when go.sum was made, so they were fetched with GONOSUMDB.
+// Five were compared by hand with the go.sum inside Tempo's own module: parquet-go/parquet-go, otel/bridge/opencensus, and
+// of the collector-contrib opencensusreceiver, sharedcomponent, translator/opencensus. grafana/tempo itself had nothing to
+// be compared with: what the proxy served on the first day is what is pinned.
 // From then on go.sum pins them like the rest: a build with -mod=readonly asks no database.
 module github.com/mlflow-assay/tempo
 
