@@ -1,11 +1,12 @@
 """Scripted traffic with a known incident, played through the real bridge under a moved clock (time-machine).
 
 Run as a program: what MLflow, the engine, the bridge and the OpenTelemetry SDK take for now is moved through the days,
-so that days of verdicts, labels and KPI gauges reach the collector in minutes, with the times they would have had. The judge is the shipped `request_resolved` asked of a
-fake model that reads off what was planted (too kind to a quarter of the failures); traffic, labels and answers are
-made up from a seed. Prints one JSON object: what was planted, and what the bridge says it delivered.
+so that days of verdicts, labels and KPI gauges reach the collector in minutes, with the times they would have had. The
+judge is the shipped `request_resolved` asked of a fake model that reads off what was planted (too kind to a quarter of
+the failures); traffic, labels and answers are made up from a seed. Prints one JSON object: what was planted, and what
+the bridge says it delivered.
 
-    python week.py --start SECONDS --days 8 --otlp http://127.0.0.1:4318 …
+    python week.py --start SECONDS --days 6 --otlp http://127.0.0.1:4318 …
 """
 
 from __future__ import annotations

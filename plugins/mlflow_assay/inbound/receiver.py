@@ -208,7 +208,7 @@ def _status(code: int, is_json: bool, message: str, **headers: str) -> web.Respo
     """A failure as the protocol wants it: a `google.rpc.Status` in the request's own encoding."""
     if is_json:
         return web.json_response({"message": message}, status=code, headers=headers)
-    from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
+    from google.rpc.status_pb2 import Status
 
     return web.Response(
         status=code, body=Status(message=message).SerializeToString(), content_type=_PROTOBUF, headers=headers

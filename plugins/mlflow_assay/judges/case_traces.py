@@ -52,8 +52,8 @@ def plain_trace(name: str, inputs: Any, outputs: Any, expectations: Mapping[str,
         inputs, outputs: of the root span.
         expectations: expected values by name.
     """
-    case = Case(name=name, kind="good", expect=True, inputs=inputs, outputs=outputs, expectations=dict(expectations))
-    return trace_of(case, name)
+    given = {"inputs": inputs, "outputs": outputs, "expectations": dict(expectations)}
+    return trace_of(Case.model_validate({"name": name, "kind": "good", "expect": True, **given}), name)
 
 
 def _trace(case: Case, turn: CaseTurn, name: str, number: int) -> Trace:

@@ -52,7 +52,7 @@ class OtlpJsonImporter:
 
 
 def _spans(request: Mapping[str, Any]) -> Iterator[Span]:
-    from google.protobuf.json_format import ParseDict, ParseError  # type: ignore[import-untyped]
+    from google.protobuf.json_format import ParseDict, ParseError
     from mlflow.entities import Span
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
