@@ -17,6 +17,7 @@ from mlflow_assay.cli.bridge import bridge
 from mlflow_assay.cli.bridge_options import make_sinks, parse_sink
 from mlflow_assay.cli.watch import watch
 from mlflow_assay.errors import AssayError, ConfigError
+from mlflow_assay.testing import FarEnd
 
 from .conftest import eventually
 
@@ -109,6 +110,17 @@ def test_what_is_not_in_the_outbox_yet_is_said(once, log_trace, outbox_url):
     found = run(bridge, "reconcile", "-e", "test", "--outbox", outbox_url, "--json")
     assert json.loads(found["out"])["mlflow"][0]["unknown"] == [late]
     assert found["code"] == 1
+
+
+def test_where_gauges_cannot_be_pushed_it_still_says_how_things_stand(log_trace, outbox_url):
+    """Else the one thing told of a wrong endpoint would be the gauges, and not the verdicts that wait."""
+    note(log_trace())
+    with FarEnd(status=404) as far_end:
+        where = ("-e", "test", "--otlp-endpoint", far_end.url, "--outbox", outbox_url)
+        done = run(watch, *where, "--once", "--timeout-once", "0")
+    assert done["code"] == 1
+    assert "otlp-span: 0 delivered, 1 to go" in done["out"]
+    assert "Not everything was delivered" in done["err"]
 
 
 def test_dead_letters_are_listed_and_replayed(once, log_trace, outbox_url):

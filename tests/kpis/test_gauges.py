@@ -17,6 +17,7 @@ from mlflow_assay.kpis.gauges import KpiGauges, to_rows
 from mlflow_assay.labels.designs import Draw
 from mlflow_assay.labels.kpi import agreement_of, kpi_of
 from mlflow_assay.labels.window import LabelChoice, read_window
+from mlflow_assay.sinks import otlp
 from mlflow_assay.sources.mlflow_store import MlflowSource
 from mlflow_assay.testing import FarEnd
 
@@ -46,11 +47,11 @@ def pick(found, name, **labels):
     return chosen[0] if chosen else None
 
 
-def fill(write, n=60):
+def fill(write, n=60, labelled=True):
     """A judge that is too kind: of the bad ones it passes a third."""
     for i in range(n):
         good = i % 3 != 0
-        write(good or i % 9 == 0, good if i % 2 else None, agent="billing" if i % 4 else "device")
+        write(good or i % 9 == 0, good if i % 2 and labelled else None, agent="billing" if i % 4 else "device")
 
 
 # --- the same numbers as the trust code -----------------------------------------------------------------------
@@ -303,6 +304,84 @@ def test_an_update_pushes_what_it_computed_and_the_next_one_pushes_it_again(writ
     request = ExportMetricsServiceRequest.FromString(far_end.requests[0].body)
     names = {m.name for r in request.resource_metrics for s in r.scope_metrics for m in s.metrics}
     assert names == {name for name, _, _ in first}
+
+
+def sent(request):
+    """(metric, labels) -> flags, and the instance ids, of a push."""
+    message = ExportMetricsServiceRequest.FromString(request.body)
+    points = {
+        (metric.name, frozenset((a.key, a.value.string_value) for a in point.attributes)): point.flags
+        for resource in message.resource_metrics
+        for scope in resource.scope_metrics
+        for metric in scope.metrics
+        for point in metric.gauge.data_points
+    }
+    ids = {
+        a.value.string_value
+        for resource in message.resource_metrics
+        for a in resource.resource.attributes
+        if a.key == semconv.SERVICE_INSTANCE
+    }
+    return points, ids
+
+
+def test_a_rate_that_is_corrected_from_now_on_ends_the_uncorrected_one(write, contracts):
+    """Else Prometheus answers with both for five minutes, and a board with the wrong one."""
+    fill(write, 30, labelled=False)
+    with FarEnd() as far_end:
+        made = KpiGauges("test", contracts=contracts, endpoint=far_end.url, windows=("24h",), every_s=1e-9)
+        now = made.compute.__func__
+        made.compute = lambda: now(made, NOW)
+        made.update()
+        fill(write)
+        made.update()
+        made.update()
+        made.close()
+    first, then, last = (sent(request)[0] for request in far_end.requests)
+
+    def ended(points):
+        return {
+            dict(labels)[semconv.METHOD]
+            for (name, labels), flags in points.items()
+            if flags and name == semconv.M_KPI_RATE
+        }
+
+    assert not any(first.values())
+    assert ended(then) == {"uncorrected"}
+    assert not any(last.values()), "said once"
+
+
+def test_what_a_failed_push_would_have_ended_is_ended_by_the_next(write, contracts):
+    write(True)
+    with FarEnd() as far_end:
+        made = KpiGauges("test", contracts=contracts, endpoint=far_end.url, windows=("24h",), every_s=1e-9)
+        now, at = made.compute.__func__, NOW
+        made.compute = lambda: now(made, at)
+        made.update()
+        at = NOW + 40 * DAY  # everything has left the window
+        far_end.status = 400
+        with pytest.raises(SinkError):
+            made.update()
+        far_end.status = 200
+        assert made.update() == []
+        made.close()
+    first, last = sent(far_end.requests[0])[0], sent(far_end.requests[-1])[0]
+    assert last.keys() == first.keys()
+    assert all(last.values())
+
+
+def test_a_second_worker_goes_on_with_the_same_series(write, contracts):
+    write(True)
+    with FarEnd() as far_end:
+        for _ in range(2):
+            made = KpiGauges("test", contracts=contracts, endpoint=far_end.url, windows=("24h",))
+            now = made.compute.__func__
+            made.compute = lambda made=made, now=now: now(made, NOW)
+            made.update()
+            made.close()
+    (_, one), (_, other) = (sent(request) for request in far_end.requests)
+    assert one == other
+    assert one != {otlp._instance()}
 
 
 def test_a_push_nobody_takes_is_an_error(log_trace, contracts):

@@ -265,6 +265,11 @@ def test_an_endpoint_that_is_no_url_is_refused_with_an_example(endpoint):
         OtlpSpanSink(endpoint=endpoint)
 
 
+def test_the_port_of_grpc_is_refused_with_the_one_to_use():
+    with pytest.raises(ConfigError, match=r"OTLP over gRPC.*by convention 4318"):
+        OtlpSpanSink(endpoint="http://localhost:4317")
+
+
 def test_a_redirect_is_not_followed(far_end):
     """A POST that is redirected becomes a GET, and headers go to a stranger."""
     far_end.status, far_end.headers = 301, {"Location": far_end.url + "/other"}

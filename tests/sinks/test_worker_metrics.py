@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
 from mlflow_assay import semconv
 from mlflow_assay.contracts import BridgeObserver, BridgeStatus, Delivery, SinkStatus
@@ -93,3 +94,19 @@ def test_nothing_is_pushed_before_it_starts(far_end):
     made.close()
     assert far_end.requests == []
     assert semconv.M_TRACES in semconv.METRICS
+
+
+def test_a_counter_is_at_0_at_the_far_end_before_it_counts(far_end):
+    """Prometheus' increase() would never see the traces judged before the first push."""
+    made = WorkerMetrics(endpoint=far_end.url, interval_s=3600)
+    made.start()
+    made.judged("1", {"judged": 30})
+    made.judged("1", {"judged": 3})
+    first = ExportMetricsServiceRequest.FromString(far_end.requests[0].body)
+    made.close()
+    assert len(far_end.requests) == 2, "once at 0, once at the end"
+    (metric,) = first.resource_metrics[0].scope_metrics[0].metrics
+    assert (metric.name, [point.as_int or point.as_double for point in metric.sum.data_points]) == (
+        semconv.M_TRACES,
+        [0, 0, 0],
+    )

@@ -194,7 +194,8 @@ class Worker:
             How things stand at the end.
 
         Raises:
-            StoreError: MLflow or the outbox could not be used; what was recorded stays.
+            StoreError: MLflow or the outbox could not be used; what was recorded stays. What only a periodic task
+                met is in `health` instead, so that how things stand is still said.
         """
         self._prepare()
         renewing = threading.Thread(
@@ -212,7 +213,7 @@ class Worker:
                     _logger.warning("experiment=%s is being read by another worker; left to it", experiment.id)
             self._drain(time.monotonic() + timeout_s)
             for task in self._periodic:
-                task.run()
+                self._run(task)
             self._observe()
             return self.status()
         finally:
@@ -293,6 +294,12 @@ class Worker:
             except Exception:
                 # Metrics about the bridge must not stop the bridge.
                 _logger.exception("bridge observer %s failed", type(observer).__name__)
+
+    def _run(self, task: Periodic) -> None:
+        try:
+            task.run()
+        except AssayError as error:
+            self.health.ill(f"task-{task.name}", str(error))
 
     def _drain(self, deadline: float) -> None:
         """Ship until nothing is due any more, or the time is over."""

@@ -357,6 +357,8 @@ def _once(worker: Worker, request: _Request) -> None:
     if any(sink.pending or sink.retrying or sink.dead for sink in status.sinks):
         click.echo("Not everything was delivered: see `assay bridge status` and `assay bridge dead`.", err=True)
         sys.exit(1)
+    if any(part.startswith("task-") for part in worker.health.faults):
+        sys.exit(1)
 
 
 def _print(status: BridgeStatus) -> None:

@@ -2,12 +2,16 @@
 
 Computing twice gives the same numbers: nothing is remembered between updates, so a restart, a second worker or a
 missed hour changes nothing, and an edited or late label is in the next update. What no longer holds (a judge gone, a
-slice that ran dry) is not sent any more and goes stale.
+slice that ran dry, a rate that is corrected from now on) is sent once more as ended. The series are the experiment's,
+not a process': after a restart they go on, where they would else stand twice until Prometheus forgets the old ones.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import time
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -82,6 +86,7 @@ class KpiGauges:
         self._client = OtlpClient("metrics", endpoint=endpoint, timeout_s=timeout_s)
         self._known: dict[str, SpanFacts] = {}
         self._last: tuple[float, list[Gauge]] | None = None
+        self._told: dict[str, tuple[str, Mapping[str, str]]] = {}  # series the far end has
 
     def update(self) -> list[Gauge]:
         """Compute where the last computation is older than `every_s`, push, and return what was pushed.
@@ -93,11 +98,25 @@ class KpiGauges:
         if self._last is None or time.monotonic() - self._last[0] >= self._every:
             self._last = (time.monotonic(), [gauge for gauge in self.compute() if self._may_leave(gauge)])
         found = self._last[1]
-        if found:
-            reply = self._client.post(gauges_message(found))
-            if not reply.accepted:
-                raise SinkError(f"The KPI gauges could not be pushed: {reply.problem}.")
+        if found or self._told:
+            self._push(found)
         return found
+
+    def _push(self, found: Sequence[Gauge]) -> None:
+        now = {json.dumps([name, labels], sort_keys=True): (name, labels) for name, labels, _ in found}
+        gone = [series for key, series in self._told.items() if key not in now]
+        self._told |= now  # what a push that failed may have brought there counts as told
+        reply = self._client.post(gauges_message(found, gone, instance=self._instance()))
+        if not reply.accepted:
+            raise SinkError(f"The KPI gauges could not be pushed: {reply.problem}.")
+        self._told = now
+
+    def _instance(self) -> str:
+        """The same for every worker on this experiment of this MLflow, and no other's."""
+        import mlflow
+
+        where = re.sub(r"//[^@/]*@", "//", mlflow.get_tracking_uri())
+        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{where}#{self._experiment}"))
 
     def _may_leave(self, gauge: Gauge) -> bool:
         return self._redactor is None or not self._redactor.redact(dict(gauge[1])).counts

@@ -107,6 +107,11 @@ class Meters:
         with self._lock:
             return work()
 
+    @property
+    def started(self) -> bool:
+        """Whether it pushes by itself."""
+        return self._thread is not None
+
     def start(self) -> None:
         """Push regularly from now on, in a thread that does not keep the process alive."""
         if self._thread is None:
@@ -241,16 +246,52 @@ def _scope_metrics(request: Any) -> Any:
     return scopes[0].metrics
 
 
-def gauges_message(points: Iterable[tuple[str, Mapping[str, Any], float]]) -> bytes:
-    """An ExportMetricsServiceRequest of gauges as they are now: what is not given any more is not sent any more.
+def gauges_message(
+    points: Iterable[tuple[str, Mapping[str, Any], float]],
+    gone: Iterable[tuple[str, Mapping[str, Any]]] = (),
+    instance: str | None = None,
+) -> bytes:
+    """An ExportMetricsServiceRequest of gauges as they are now.
 
     Args:
         points: metric name (of `semconv.METRICS`), labels and value of each.
+        gone: metric name and labels of those that hold no longer: sent as "no recorded value", at which Prometheus
+            ends the series at once; else it would answer with the last value for another five minutes.
+        instance: `service.instance.id` of what is sent; None is this process' own.
     """
+    from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
     book, bounds = _Book(), Bounds()
     for name, labels, value in points:
         book.record(bounds.of(name, labels), value, None)
-    return book.message()
+    request: Any = ExportMetricsServiceRequest.FromString(book.message())
+    ended = Bounds()
+    _add_ended(request, [point for point in (ended.of(*each) for each in gone) if point not in book.known])
+    for resource in request.resource_metrics if instance is not None else ():
+        for attribute in resource.resource.attributes:
+            if attribute.key == semconv.SERVICE_INSTANCE:
+                attribute.value.string_value = instance
+    return bytes(request.SerializeToString())
+
+
+def _add_ended(request: Any, points: Iterable[Point]) -> None:
+    """Gauge series that end here."""
+    from opentelemetry.proto.metrics.v1 import metrics_pb2 as proto
+
+    now = time.time_ns()
+    for point in points:
+        if semconv.OVERFLOW in point[1]:
+            continue  # stands for several series, of which others may still hold
+        metrics = _scope_metrics(request)
+        found = next((metric for metric in metrics if metric.name == point[0]), None)
+        if found is None:
+            declared = semconv.METRICS[point[0]]
+            found = metrics.add(name=declared.name, unit=declared.unit, description=declared.help)
+        found.gauge.data_points.add(
+            attributes=otlp.attributes(_labels(point)),
+            time_unix_nano=now,
+            flags=proto.DATA_POINT_FLAGS_NO_RECORDED_VALUE_MASK,
+        )
 
 
 def exposition(message: bytes) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from mlflow_assay import semconv
 from mlflow_assay.contracts import AssessmentRevision, Delivery, Outcome
@@ -104,6 +105,12 @@ def _url(signal: Signal, endpoint: str | None) -> str:
             f"The OTLP endpoint for {signal} is no http(s) URL.",
             found=repr(url),
             valid="for example http://localhost:4318 (OTLP over HTTP; the gRPC port 4317 is not spoken)",
+        )
+    if urlsplit(url).port == 4317:
+        raise ConfigError(
+            f"The OTLP endpoint for {signal} has the port of OTLP over gRPC; this sends http/protobuf.",
+            found=repr(url),
+            fix="Use the receiver's HTTP port, by convention 4318.",
         )
     return url
 

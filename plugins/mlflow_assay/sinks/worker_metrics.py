@@ -58,7 +58,11 @@ class WorkerMetrics:
 
     def judged(self, experiment_id: str, counts: Mapping[str, int]) -> None:
         """Traces gone through since the last call."""
-        for state in dict.fromkeys((*_TRACES, *counts)):
+        states = dict.fromkeys((*_TRACES, *counts))
+        self._begin(
+            semconv.M_TRACES, [{semconv.EXPERIMENT_ID: experiment_id, semconv.STATE: state} for state in states]
+        )
+        for state in states:
             labels = {semconv.EXPERIMENT_ID: experiment_id, semconv.STATE: state}
             self._record(semconv.M_TRACES, labels, counts.get(state, 0))
 
@@ -84,9 +88,15 @@ class WorkerMetrics:
         self._meters.close()
 
     def _seed(self, sink: str) -> None:
-        labels = [{semconv.SINK: sink, semconv.STATE: state} for state in _STATES]
-        self._meters.seed(self._meters.bounds.of(semconv.M_DELIVERIES, each) for each in labels)
         self._meters.seed([self._meters.bounds.of(semconv.M_DELIVERY, {semconv.SINK: sink})])
+        self._begin(semconv.M_DELIVERIES, [{semconv.SINK: sink, semconv.STATE: state} for state in _STATES])
+
+    def _begin(self, name: str, labels: Sequence[Mapping[str, str]]) -> None:
+        """Series at 0, and sent so: Prometheus' increase() never sees a count that a series begins with."""
+        new = self._meters.missing(self._meters.bounds.of(name, each) for each in labels)
+        self._meters.seed(new)
+        if new and self._meters.started:
+            self._meters.push()
 
     def _record(self, name: str, labels: Mapping[str, str], value: float) -> None:
         self._meters.record(self._meters.bounds.of(name, labels), value)
