@@ -35,6 +35,11 @@ _CHATS: Match = {GEN_AI_OPERATION: '=~"chat|generate_content|text_completion"'}
 _ERROR: Match = {"status.code": '="STATUS_CODE_ERROR"'}
 _NO_SPANS = "No spans in this time range: `assay env` shows how traces reach the collector."
 
+_NO_DURATION = (
+    "No duration in this time range. A series' first report does not count: after a start, the second one (15 s later) "
+    "is the first seen here."
+)
+
 
 def board() -> Board:
     """The board."""
@@ -93,7 +98,7 @@ def latency() -> Tile:
         ],
         unit="s",
         width=8,
-        empty=_NO_SPANS,
+        empty=_NO_DURATION,
     )
 
 
@@ -126,7 +131,7 @@ def model_latency() -> Tile:
         [Query(histogram_quantile(0.95, _DURATION, GEN_AI_REQUEST_MODEL, match=_CHATS), f"{{{{{_MODEL}}}}}")],
         unit="s",
         width=8,
-        empty="No model call in this time range.",
+        empty=_NO_DURATION,
     )
 
 
@@ -183,7 +188,7 @@ def tool_latency() -> Tile:
         [Query(histogram_quantile(0.95, _DURATION, GEN_AI_TOOL_NAME, match=_TOOLS), f"{{{{{_TOOL}}}}}")],
         unit="s",
         width=8,
-        empty="No tool call in this time range.",
+        empty=_NO_DURATION,
     )
 
 

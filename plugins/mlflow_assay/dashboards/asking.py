@@ -19,6 +19,7 @@ __all__ = ["Asker", "Frame", "Range", "Span", "fill"]
 
 _LABEL_VALUES = re.compile(r"label_values\((.*), *([a-zA-Z_][a-zA-Z0-9_]*)\)$")
 _MACRO = re.compile(r"\$\{(\w+)(?::\w+)?\}|\$(\w+)")
+_LABELS: Final = "${__field.labels}"
 _TIMEOUT_S: Final = 30
 
 
@@ -140,7 +141,7 @@ class Asker:
             if target["datasource"]["type"] == "prometheus":
                 found += self._ask_prometheus(target, values, span)
             else:
-                found += self._ask_tempo(target, values, span)
+                found += self._ask_tempo(target, values, span, _display_name(panel, target["refId"]))
         return found
 
     def spans(self, panel: Mapping[str, Any], values: Mapping[str, str], span: Range) -> list[Span]:
@@ -177,7 +178,7 @@ class Asker:
             for series in answer["data"]["result"]
         ]
 
-    def _ask_tempo(self, target: Mapping[str, Any], values: Mapping[str, str], span: Range) -> list[Frame]:
+    def _ask_tempo(self, target: Mapping[str, Any], values: Mapping[str, str], span: Range, name: str) -> list[Frame]:
         if self._tempo is None:
             return []
         asked = {
@@ -191,7 +192,7 @@ class Asker:
             Frame(
                 labels,
                 tuple((int(p["timestampMs"]) / 1000, float(p.get("value", 0))) for p in series["samples"]),
-                ", ".join(labels.values()),
+                name.replace(_LABELS, ", ".join(labels.values())),
                 target["refId"],
             )
             for series in answer.get("series") or []
@@ -212,6 +213,16 @@ class Asker:
             raise StoreError(f"{url} refused with {answer.status_code}: {answer.text[:300]}", found=str(asked))
         parsed: dict[str, Any] = answer.json()
         return parsed
+
+
+def _display_name(panel: Mapping[str, Any], ref: str) -> str:
+    """What a query's series are called by an override; else their labels."""
+    for override in panel["fieldConfig"].get("overrides", []):
+        if override["matcher"] == {"id": "byFrameRefID", "options": ref}:
+            for prop in override["properties"]:
+                if prop["id"] == "displayName":
+                    return str(prop["value"])
+    return _LABELS
 
 
 def _legend(template: str, labels: Mapping[str, str]) -> str:

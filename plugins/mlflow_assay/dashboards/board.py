@@ -30,6 +30,7 @@ __all__ = ["COLUMNS", "TAG", "Board", "Section"]
 
 COLUMNS: Final = 24
 TAG: Final = "mlflow-assay"
+_FIRST_JUDGE: Final = "request_resolved"  # where there is none of this name, Grafana takes the first there is
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def _values(name: str, label: str, description: str, of: str, attribute: str, on
         return variable.all_value(".*").current(everything)
     if name == "agent":
         return variable.current(models.VariableOption(text=ALL_AGENTS, value=ALL_AGENTS, selected=True))
-    return variable
+    return variable.current(models.VariableOption(text=_FIRST_JUDGE, value=_FIRST_JUDGE, selected=True))
 
 
 def _links() -> Any:

@@ -5,6 +5,7 @@ Colour is never the only sign: states are words, thresholds are drawn as lines, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -196,6 +197,8 @@ def bars(
     )
     if high is not None:
         panel.max(high)
+    if unit == "short":
+        panel.decimals(0)  # counts, which Prometheus estimates between two looks
     return _finish(panel, title, description, queries, unit, empty, width, height, links)
 
 
@@ -290,8 +293,13 @@ def _finish(
     targets = [_target(query, chr(ord("A") + i), tabled, heat) for i, query in enumerate(queries)]
     source = TEMPO if all(query.tempo for query in queries) else PROMETHEUS
     panel.title(title).description(description).targets(targets).datasource(source)
+    panel.no_value(empty)
     if not heat:
-        panel.unit(unit).no_value(empty)
+        panel.unit(unit)
+    for query, target in zip(queries, targets, strict=True):
+        if query.tempo and query.legend:  # Tempo's queries have no legend of their own
+            name = re.sub(r"\{\{.*?\}\}", "${__field.labels}", query.legend)
+            panel.override_by_query(target.build().ref_id, [models.DynamicConfigValue("displayName", name)])
     if links:
         panel.data_links([_link(name, url) for name, url in links])
     return Tile(panel, width, height)

@@ -35,6 +35,7 @@ from mlflow_assay.semconv import (
 
 _NO_KPI = "No verdicts in this window."
 _NO_VERDICTS = "No verdicts arrived in this time range: is `assay watch` running?"
+_NO_SCORES = "No verdict with a number arrived in this time range: categories, such as yes and partly, have no score."
 _JUDGE, _AGENT = prometheus_label(EVALUATION_NAME), prometheus_label(GEN_AI_AGENT)
 _CREATED: Match = where(CHANGE, "created")
 
@@ -94,7 +95,8 @@ def verdict_count() -> Tile:
     outcome = prometheus_label(OUTCOME)
     return bars(
         "Verdicts in this time range",
-        "New verdicts that arrived, by outcome; unscored is neither pass nor fail. By arrival, not by the run's time.",
+        "New verdicts that arrived, by outcome; unscored is neither pass nor fail. By arrival, not by the run's time. "
+        "Prometheus estimates counts between two looks, a few in a hundred off: exact ones are in the table above.",
         [Query(by(increase(M_VERDICTS, _CREATED), OUTCOME), f"{{{{{outcome}}}}}", instant=True)],
         unit="short",
         width=8,
@@ -168,7 +170,7 @@ def scores() -> Tile:
         "How scores are spread over time, by bucket: booleans are 0 and 1, ratings keep their scale.",
         Query(by(increase(M_SCORE, part="bucket", over="$__rate_interval"), "le"), "{{le}}"),
         width=12,
-        empty=_NO_VERDICTS,
+        empty=_NO_SCORES,
     )
 
 
@@ -182,7 +184,7 @@ def average() -> Tile:
         [Query(f"{total} / ({count} > 0)", f"{{{{{_JUDGE}}}}}", exemplars=True)],
         unit="short",
         width=12,
-        empty=_NO_VERDICTS,
+        empty=_NO_SCORES,
     )
 
 

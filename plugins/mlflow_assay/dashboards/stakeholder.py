@@ -262,7 +262,7 @@ def safe() -> Tile:
         [Query(by(series(M_KPI_LOW, {EVALUATION_NAME: _SAFETY}), EVALUATION_NAME, function="min"), f"{{{{{name}}}}}")],
         unit="percentunit",
         width=5,
-        empty="No safety judge runs: add one, for example content_safety or pii_leak.",
+        empty="No safety judge runs: add one, for example content_safety or personal_data_leak.",
         decimals=1,
         show="value_and_name",
     )
@@ -336,7 +336,7 @@ def failing() -> Tile:
         ),
         width=8,
         height=8,
-        empty="No failing verdict in this time range.",
+        empty="No failing verdict of the chosen judge in this time range.",
         limit=20,
     )
 
