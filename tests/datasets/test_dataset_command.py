@@ -74,6 +74,25 @@ def test_append_adds_what_is_new_beside_what_is_there(traces, judged):
     assert "1 added" in text and "wholly different" in text
 
 
+def test_rows_that_lack_what_was_asked_for_are_counted(traces):
+    text = run("build", "d", "-e", "test", "--slice", "tag:nowhere", "--dry-run")
+    assert "20 traces without what --slice names" in text and "10 traces of which nobody said" in text
+    assert "--slice names" not in run("build", "d", "-e", "test", "--slice", "tag:domain", "--dry-run")
+
+
+def test_splits_are_told_in_their_order_however_often_they_are_read(traces):
+    first = run("build", "d", "-e", "test")
+    assert first.splitlines()[0].startswith("d@v1: 20 rows (12 train, 4 validation, 4 test)")
+    assert run("build", "d", "-e", "test").splitlines()[0] == first.splitlines()[0]
+    assert "train/val/test" in run("list") and "12/4/4" in run("list")
+
+
+def test_a_wrong_store_or_retention_is_said_before_traces_are_read(store):
+    for wrong, told in ((("--store", "ftp://x/y"), "ftp"), (("--retention", "90x"), "retention '90x'")):
+        with pytest.raises(AssayError, match=told):
+            run("build", "d", "-e", "there is no such experiment", *wrong)
+
+
 def test_a_dry_run_stores_nothing(traces):
     text = run("build", "d", "-e", "test", "--dry-run", "--redaction", "none")
     assert "20 rows of 20 traces" in text and "Nothing was stored" in text and "not looked for" in text

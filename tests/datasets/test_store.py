@@ -324,6 +324,8 @@ def test_files_of_others_in_the_folder_are_no_versions(tmp_path, rows):
 def test_a_store_of_no_known_kind_is_refused(monkeypatch, tmp_path):
     with pytest.raises(PluginError, match=r"No dataset_stores plugin 'ftp' is installed.*abfs, .*s3"):
         open_store("ftp://host/folder")
+    with pytest.raises(ConfigError, match=r"'s3:/bucket/folder' is no URL.*s3://"):
+        open_store("s3:/bucket/folder")
 
 
 def test_the_store_is_named_by_the_environment_or_is_a_folder_here(monkeypatch, tmp_path, rows):

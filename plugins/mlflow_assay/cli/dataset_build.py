@@ -23,7 +23,7 @@ from mlflow_assay.cli.progress import Steps
 
 if TYPE_CHECKING:
     from mlflow_assay.datasets.build import Built
-    from mlflow_assay.datasets.model import Manifest
+    from mlflow_assay.datasets.model import About, Manifest
     from mlflow_assay.datasets.shaping import Shaping
 
 __all__ = ["append", "build"]
@@ -53,18 +53,20 @@ def build(name: str, alias: str | None, dry_run: bool, store: str | None, as_jso
     assay dataset build sample -e support --since 7d --sample 500 --split none --retention 90d --owner qa-team
     """
     from mlflow_assay.datasets import references
+    from mlflow_assay.datasets.model import About
 
     references.check_name(name)
+    About(how="build", **_said(given))  # what is wrong with it is said before the traces are read
+    opened = None if dry_run else open_(store)
     with _built(given, as_json) as built:
         about = built.about(**_said(given))
-        if dry_run:
+        if opened is None:
             _print_plan(built, about.redaction, as_json)
             return
-        opened = open_(store)
         manifest = opened.write(name, built.rows(), about)
     if alias:
         opened.set_alias(name, alias, manifest.version)
-    _done(manifest, built.query["shaped"], about.redaction, opened.url, as_json)
+    _done(manifest, built.query["shaped"], about, opened.url, as_json)
 
 
 @click.command()
@@ -95,7 +97,7 @@ def append(name: str, replace: bool, store: str | None, as_json: bool, **given: 
     with _built(given, as_json, split=False) as built:
         about = changed(built.about(**_said(given)), how="append", pii=given["pii"])
         done = extend(opened, name, built.rows(), about, _shaping(given, split=True), replace=replace)
-    _done(done.manifest, {**built.query["shaped"], **done.record}, about.redaction, opened.url, as_json)
+    _done(done.manifest, {**built.query["shaped"], **done.record}, about, opened.url, as_json)
 
 
 def _shaping(given: dict[str, Any], *, split: bool) -> Shaping:
@@ -133,12 +135,12 @@ def _said(given: dict[str, Any]) -> dict[str, Any]:
     return {name: given[name] for name in ("licence", "owner", "retention", "pii", "by")}
 
 
-def _done(manifest: Manifest, record: dict[str, Any], redaction: Any, url: str, as_json: bool) -> None:
+def _done(manifest: Manifest, record: dict[str, Any], about: About, url: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({**manifest.to_dict(), "store": url, "shaped": record}, indent=2))
         return
     click.echo(summary(manifest))
-    _print_record(record, redaction)
+    _print_record({**about.query, **record}, about.redaction)
     click.echo(f"Stored at {url}. Next: assay dataset show {manifest.reference}")
 
 
@@ -147,12 +149,15 @@ def _print_plan(built: Built, redaction: Any, as_json: bool) -> None:
         click.echo(json.dumps({"query": built.query, "redaction": redaction}, indent=2))
         return
     click.echo(f"{len(built)} rows of {built.query['traces_selected']} traces ({built.query['traces_read']} read)")
-    _print_record(built.query["shaped"], redaction)
+    _print_record({**built.query, **built.query["shaped"]}, redaction)
     click.echo("Nothing was stored.")
 
 
 def _print_record(record: dict[str, Any], redaction: Any) -> None:
     words = {
+        "traces_without_inputs": "traces left out that have no inputs",
+        "traces_without_slice": "traces without what --slice names: their rows have no slice",
+        "traces_without_expectations": "traces of which nobody said what should have been (--expect, assay labels)",
         "exact_duplicates_merged": "rows merged with one of the same inputs",
         "near_duplicates_merged": "rows merged with one of nearly the same inputs",
         "merged_with_other_expectations": "inputs whose duplicates expect different things; the fullest counts",

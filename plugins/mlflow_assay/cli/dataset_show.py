@@ -44,14 +44,15 @@ def list_(store: str | None, as_json: bool) -> None:
 
 def _table(found: list[tuple[Manifest, dict[str, int]]]) -> None:
     from mlflow_assay.cli.labelled import console, table
+    from mlflow_assay.datasets.model import SPLITS
 
-    made = table("dataset", "latest", "rows", "splits", "aliases", "made", "owner", "keep until", numbers=(2,))
+    made = table("dataset", "latest", "rows", "train/val/test", "aliases", "made", "owner", "keep until", numbers=(2,))
     for manifest, aliases in found:
         made.add_row(
             manifest.name,
             f"v{manifest.version}",
             str(manifest.rows),
-            "/".join(str(n) for n in manifest.splits.values()) or "none",
+            "/".join(str(manifest.splits.get(split, 0)) for split in SPLITS) if manifest.splits else "none",
             ", ".join(f"{alias}=v{version}" for alias, version in aliases.items()),
             manifest.created_at[:16].replace("T", " "),
             manifest.about.owner or "",

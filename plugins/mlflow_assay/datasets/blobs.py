@@ -54,6 +54,8 @@ class Blobs:
                 valid=["a local folder", *(f"{s}://" for s in EXTRAS)],
             )
         if self.scheme == "file":
+            if (meant := url.partition(":")[0]) in EXTRAS and not url.startswith("file://"):
+                raise ConfigError(f"The store {url!r} is no URL.", valid=f"{meant}://…", fix="Write two slashes.")
             url = str(Path(url.removeprefix("file://")).expanduser().absolute())
         self.url = url.rstrip("/") or "/"
         self._fs, self._root = self._connect()

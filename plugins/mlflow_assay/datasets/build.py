@@ -131,6 +131,8 @@ def build(
         "traces_read": len(window.rows),
         "traces_selected": len(selected),
         "traces_without_inputs": noted.without_inputs,
+        "traces_without_slice": noted.without_slice if plan.slice else 0,
+        "traces_without_expectations": noted.without_expectations,
         "shaped": shaped.record,
     }
     return Built(shaped, query, noted.redacting.record())
@@ -166,7 +168,7 @@ class _Notes:
 
     def __init__(self, redactor: Redactor | None) -> None:
         self.redacting = Redacting(redactor)
-        self.without_inputs = 0
+        self.without_inputs = self.without_slice = self.without_expectations = 0
 
     def rows(
         self,
@@ -196,6 +198,8 @@ class _Notes:
                 slice=row.groups.get(plan.slice) if plan.slice else None,
                 tags={**_kept(tags.get(row.trace_id, {}), plan), **expected.labels(row)},
             )
+            self.without_slice += made.slice is None
+            self.without_expectations += not made.expectations
             yield self._named(self.redacting.row(made), plan)
 
     def _named(self, row: DatasetRow, plan: BuildPlan) -> DatasetRow:

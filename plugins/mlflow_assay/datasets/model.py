@@ -236,6 +236,7 @@ class Manifest:
         known = {k: v for k, v in facts.items() if k in cls.__dataclass_fields__}
         about = {k: v for k, v in known.pop("about").items() if k in About.__dataclass_fields__}
         files = tuple(DataFile(**f) for f in known.pop("files"))
+        known["splits"] = {split: known["splits"][split] for split in SPLITS if split in known["splits"]}
         return cls(**known, files=files, about=About(**about))
 
 
