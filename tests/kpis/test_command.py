@@ -33,6 +33,18 @@ def test_it_shows_what_the_worker_publishes(judged):
     assert raw[None] == raw["domain=billing"] == pytest.approx(2 / 3)
 
 
+def test_for_people_it_is_a_table_of_rates(judged):
+    """One line a judge, agent, slice and window; not one a gauge."""
+    said = run().output
+    assert "my_judge" in said and "67 % [" in said and "uncorrected" in said
+    assert "assay_kpi_" not in said
+
+
+def test_without_verdicts_it_says_so(store):
+    mlflow.set_experiment("test")
+    assert "nothing to show" in run().output
+
+
 def test_a_cron_job_pushes_them_once(judged):
     with FarEnd() as far_end:
         done = run("--otlp-endpoint", far_end.url)

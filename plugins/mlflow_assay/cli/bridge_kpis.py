@@ -137,8 +137,49 @@ def kpis(
     if as_json:
         click.echo(json.dumps({"experiment": experiment, "gauges": rows}, ensure_ascii=False, indent=2))
         return
-    for row in rows:
-        labelled = ", ".join(f"{key}={value}" for key, value in row["labels"].items())
-        click.echo(f"{row['metric']}{{{labelled}}} {row['value']:.6g}")
+    _print(rows)
     if otlp_endpoint:
         click.echo(f"{len(rows)} gauges pushed.")
+
+
+def _print(rows: Sequence[dict[str, Any]]) -> None:
+    """Rates as a table (`own` is the judge's uncorrected rate); everything else a line a series, its windows beside each other."""
+    from mlflow_assay import semconv
+    from mlflow_assay.cli.labelled import console, fit, table
+
+    rates: dict[tuple[str, ...], dict[str, Any]] = {}
+    rest: dict[str, list[str]] = {}
+    for row in rows:
+        labels = dict(row["labels"])
+        window = labels.pop(semconv.prometheus_label(semconv.WINDOW), "")
+        if row["metric"].startswith("assay_kpi_") and row["metric"] != semconv.prometheus_name(semconv.M_KPI_ALARM):
+            named = (semconv.EVALUATION_NAME, semconv.GEN_AI_AGENT, semconv.SLICE)
+            key = (*(labels.get(semconv.prometheus_label(name), "") for name in named), window)
+            found = rates.setdefault(key, {})
+            found[row["metric"].removeprefix("assay_kpi_")] = row["value"]
+            found.update({"method": method} if (method := labels.get(semconv.prometheus_label(semconv.METHOD))) else {})
+        else:
+            labels.pop(semconv.prometheus_label(semconv.EXPERIMENT_ID), None)
+            told = ", ".join(f"{name}={value}" for name, value in labels.items())
+            rest.setdefault(f"{row['metric']}{{{told}}}", []).append(f"{window} {row['value']:.4g}".strip())
+    made = table("judge", "of", "window", "pass rate", "own", "judged", "labelled", "unscored", "")
+    for (judge, agent, part, window), found in sorted(rates.items(), key=lambda item: item[0][:3]):
+        counts = (f"{found[name]:.0f}" if name in found else "–" for name in ("judged", "labelled", "unscored"))
+        made.add_row(
+            judge, part or agent, window, _rate(found), _percent(found.get("raw")), *counts, found.get("method", "")
+        )
+    if rates:
+        console().print(fit(made))
+    for series, values in rest.items():
+        click.echo(f"{series}  {', '.join(values)}")
+    if not rows:
+        click.echo("There is nothing to show: no traces, or none with a verdict, in the last 28 days.")
+
+
+def _rate(found: dict[str, Any]) -> str:
+    low, high = (f"{100 * found[end]:.0f}" if end in found else "–" for end in ("low", "high"))
+    return f"{_percent(found.get('rate'))} [{low}–{high}]"
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.0f} %"
