@@ -19,7 +19,7 @@ from tests.optimizers.conftest import PROMPT, make_rows, route
 from mlflow_assay.contracts import ModelSettings
 from mlflow_assay.datasets.model import About
 from mlflow_assay.datasets.store import open_store
-from mlflow_assay.errors import ConfigError, StoreError
+from mlflow_assay.errors import AssayError, ConfigError, StoreError
 from mlflow_assay.optimizers.agent import FunctionAgent
 from mlflow_assay.optimizers.journal import Journal
 from mlflow_assay.optimizers.rollouts import Purse, SpentError
@@ -71,6 +71,19 @@ def test_a_limit_in_money_is_kept_by_what_calls_cost(request_for, experiment):
     assert report.spent.usd <= 3.0
     assert report.unpriced == 0
     assert report.decision is not None  # the test was paid for
+
+
+def test_a_price_that_is_known_is_set_aside_before_the_first_call(request_for, experiment):
+    agent = Counting()
+    with pytest.raises(AssayError, match="did not last for the prompts as they are"):
+        carry_out(request_for(agent=FunctionAgent(agent, usd_per_call=0.01), max_usd=0.0), experiment, ALIASES)
+    assert agent.calls == 0
+
+
+def test_a_limit_in_money_that_cannot_count_the_agents_calls_says_so(request_for, experiment):
+    told: list[str] = []
+    carry_out(request_for(max_usd=1.0), experiment, ALIASES, stage=told.append)
+    assert any("does not count them" in line for line in told)
 
 
 def test_a_model_without_a_known_price_is_refused_under_a_limit_in_money(request_for):
@@ -125,8 +138,9 @@ def test_a_finished_run_costs_nothing_again_and_comes_to_the_same(request_for, e
     agent = Counting()
     first, _ = carry_out(request_for(function=agent), experiment, {"router": "a"}, state=tmp_path)
     calls = agent.calls
-    second, _ = carry_out(request_for(function=agent), experiment, {"router": "b"}, state=tmp_path)
+    second, outcome = carry_out(request_for(function=agent), experiment, {"router": "b"}, state=tmp_path)
     assert agent.calls == calls
+    assert outcome.attempt == 1  # the same test told again is no second try at passing it
     assert [c.prompts for c in second.candidates] == [c.prompts for c in first.candidates]
     assert second.reason == first.reason
 

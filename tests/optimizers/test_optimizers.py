@@ -221,6 +221,11 @@ def test_wrong_options_are_refused_with_what_was_given(options):
         make_optimizer("categories", options, 0)
 
 
+def test_an_unknown_option_is_refused_with_those_there_are():
+    with pytest.raises(ConfigError, match=r"Valid: label, inputs, prompt, terms, examples, least"):
+        make_optimizer("categories", {"unknown": 1}, 0)
+
+
 # --- several prompts -----------------------------------------------------------------------------------------
 
 

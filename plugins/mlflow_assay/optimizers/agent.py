@@ -134,7 +134,7 @@ class FunctionAgent:
         usd_per_call: float | None = None,
         identity: str | None = None,
     ) -> None:
-        self._function, self.traced, self._usd = function, traced, usd_per_call
+        self._function, self.traced, self.usd_per_call = function, traced, usd_per_call
         name = f"{function.__module__}:{getattr(function, '__qualname__', type(function).__name__)}"
         self.identity = identity or name
 
@@ -145,7 +145,7 @@ class FunctionAgent:
     def _untraced(self, inputs: Mapping[str, Any]) -> Answer:
         from mlflow.tracing.provider import trace_disabled
 
-        return Answer(trace_disabled(self._function)(**inputs), usd=self._usd)
+        return Answer(trace_disabled(self._function)(**inputs), usd=self.usd_per_call)
 
     def _in_trace(self, inputs: Mapping[str, Any]) -> Answer:
         import uuid
@@ -161,7 +161,7 @@ class FunctionAgent:
             span.set_outputs(outputs)
         trace = mlflow.get_trace(span.trace_id, silent=True)
         usd, tokens = _paid(trace)
-        return Answer(outputs, trace, self._usd if usd is None else usd, tokens)
+        return Answer(outputs, trace, self.usd_per_call if usd is None else usd, tokens)
 
 
 class ModelAgent:

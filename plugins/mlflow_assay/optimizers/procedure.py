@@ -6,6 +6,7 @@ Nothing is registered here: `record.keep` does that with what was accepted.
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,15 @@ def make_optimizer(name: str, options: Mapping[str, Any], seed: int) -> PromptOp
             return made(**{"seed": seed, **options})
         return Adapted(made(**options), name, seed=seed)
     except (TypeError, ValueError, MlflowException) as error:
-        raise ConfigError(f"The optimizer {name!r} refuses the options {dict(options)}: {error}.") from error
+        raise ConfigError(
+            f"The optimizer {name!r} refuses the options {dict(options)}: {error}.", valid=_options(made)
+        ) from error
+
+
+def _options(optimizer: Callable[..., Any]) -> list[str] | None:
+    """Names of what an optimizer can be given; None where its signature does not say."""
+    parameters = inspect.signature(optimizer).parameters.values()
+    return [p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "seed"] or None
 
 
 def plan(request: Request) -> Plan:
@@ -187,7 +196,9 @@ class Run:
         self.request, self.plan = request, plan(request)
         self._stage, self._started = stage, time.time()
         self.journal = Journal(state / f"{self.plan.key}.jsonl" if state else None)
-        self.purse = Purse(request.max_usd, request.max_calls, spent_before(self.journal))
+        said = getattr(self.plan.agent, "usd_per_call", None)
+        prices = {} if said is None else {"agent": said}
+        self.purse = Purse(request.max_usd, request.max_calls, spent_before(self.journal), prices)
         self._judges = {j.name: j for j in request.judges}
         self.rollouts = Rollouts(
             self.plan.agent,
@@ -224,6 +235,11 @@ class Run:
         """
         self._stage(f"Trying the prompts as they are on {len(self.task.validation)} validation rows.")
         self._baseline()
+        if self.request.max_usd is not None and self.purse.unpriced:
+            self._stage(
+                "What the agent's calls cost is not known, so the limit in money does not count them: say it with "
+                "--call-usd, or limit --max-calls."
+            )
         self._stage(f"{self.request.optimizer}: searching with {len(self.task.train)} training rows.")
         self.purse.hold(self._test_cost())
         best = self._search()
@@ -233,6 +249,12 @@ class Run:
             return self._report(best, None, None, reason)
         self._stage(f"Testing old and new on {len(self.request.rows.part('test'))} rows no optimizer saw.")
         return self._test(best)
+
+    def an_example(self) -> str:
+        """What the judge said of an answer with the prompts as they are; empty where there is none."""
+        rows = self.request.rows.part("validation")[:1]
+        found = self.rollouts.run(self.task.prompts, rows, [self.target])
+        return f" For example: {found[0].reason(self.target)}" if found else ""
 
     # --- search -----------------------------------------------------------------------------------------
 
@@ -382,6 +404,6 @@ def _notes(request: Request, run: Run) -> list[str]:
     if run.task.candidates and run.task.candidates[0].score == 0.0:
         notes.append(
             "The prompts as they are fail every validation row. If the dataset holds failures only, the test cannot "
-            "see what the new prompts break: add rows that are answered rightly today."
+            f"see what the new prompts break: add rows that are answered rightly today.{run.an_example()}"
         )
     return notes

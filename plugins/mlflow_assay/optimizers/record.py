@@ -132,10 +132,12 @@ def keep(
 
 
 def _attempts(client: Any, report: OptimizationReport, experiment_id: str, run_id: str) -> int:
-    """Optimizations that were tested before on these very rows by this judge."""
+    """Optimizations tested before on these very rows by this judge; one whose answers are told again is no new one."""
+    key = client.get_run(run_id).data.tags.get(WORK)
     wanted = f"tags.`{DIGEST}` = '{report.dataset['digest']}' AND tags.`{TARGET}` = '{report.target}'"
     found = client.search_runs([experiment_id], wanted, max_results=1000)
-    return sum(r.info.run_id != run_id and "p_value" in r.data.metrics for r in found)
+    tested = [r for r in found if r.info.run_id != run_id and "p_value" in r.data.metrics]
+    return sum(bool(report.calls) or r.data.tags.get(WORK) != key for r in tested)
 
 
 def _opening_tags(run: Run) -> dict[str, str]:

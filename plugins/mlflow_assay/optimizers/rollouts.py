@@ -81,15 +81,22 @@ class Purse:
     Args:
         max_usd, max_calls: limits; None is none.
         spent: what earlier attempts of the same run have spent.
+        prices: US dollars a call of a kind costs, where that is known before the first.
     """
 
-    def __init__(self, max_usd: float | None = None, max_calls: int | None = None, spent: Spend | None = None) -> None:
+    def __init__(
+        self,
+        max_usd: float | None = None,
+        max_calls: int | None = None,
+        spent: Spend | None = None,
+        prices: Mapping[str, float] | None = None,
+    ) -> None:
         self.max_usd, self.max_calls = max_usd, max_calls
         self._calls = max_calls
         self.budget = Budget(max_usd, None, max_calls, spent=spent)
         self.by: dict[str, int] = {}
         self.unpriced = 0
-        self._dearest: dict[str, Spend] = {}
+        self._dearest = {who: Spend(calls=1, usd=usd) for who, usd in (prices or {}).items()}
         self._lock = Lock()
 
     @property
