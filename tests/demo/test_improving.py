@@ -62,7 +62,7 @@ def test_failures_to_dataset_to_prompt_to_promotion(played):
     )
     assert [s.key for s in (dataset, changed, proof)] == ["dataset", "prompt_fix", "comparison"]
     assert dict(dataset.facts)["Version"] == "routing@v1"
-    assert any(cell.startswith("- product:") for (cell,) in changed.rows)
+    assert any(desk == "product" and added.startswith("Examples:") for desk, added in changed.rows)
     assert dict(changed.facts)["In production now"] == "version 2"
     assert "promoted" in changed.summary
     assert "not accepted" in sections.prompt_section(_refused(found), None).summary

@@ -222,7 +222,7 @@ def _rows(entry: JudgeEntry, facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("scope", facts["scope"]),
         ("needs", ", ".join(facts["needs"]) or "nothing"),
         ("calls a model", calls),
-        ("calls a verdict", facts["llm_calls"] if facts["llm_calls"] not in ("0", "1") else None),
+        ("model calls", facts["llm_calls"] if facts["llm_calls"] not in ("0", "1") else None),
         ("embeddings", "yes" if facts["embeddings"] else None),
         ("uses", facts["uses"]),
         ("asks", ", ".join(facts.get("members") or [])),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from mlflow_assay.report.model import Section
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from mlflow_assay.trust.compare import Comparison
 
 __all__ = ["change_in_points", "comparison_section", "dataset_section", "prompt_section"]
+
+_DESK = re.compile(r"- (\w+):")
 
 _OUTCOMES = {
     "better": "The new prompt is better.",
@@ -62,7 +65,7 @@ def prompt_section(found: OptimizationReport, promoted: int | None) -> Section:
         facts += [
             ("Right desk before, on cases never seen", percent(comparison.value_a)),
             ("Right desk after", percent(comparison.value_b)),
-            ("Change, with 90 % interval", change_in_points(comparison)),
+            ("Change, with 90 % interval (tested on one side, at 5 %)", change_in_points(comparison)),
         ]
     if promoted:
         facts.append(("In production now", f"version {promoted}"))
@@ -75,16 +78,22 @@ def prompt_section(found: OptimizationReport, promoted: int | None) -> Section:
             f"one part of the cases and tested on another. {word}"
         ),
         facts=tuple(facts),
-        columns=("added to the prompt",),
-        rows=tuple((line,) for line in _added(found)),
+        columns=("desk", "added to its description in the prompt"),
+        rows=tuple(_added(found)),
     )
 
 
-def _added(found: OptimizationReport) -> list[str]:
-    from mlflow_assay.optimizers.report import diff
-
-    lines = [line for name, text in found.changed.items() for line in diff(found.old[name], text)]
-    return [line[1:].strip() for line in lines if line.startswith("+") and not line.startswith("+++")]
+def _added(found: OptimizationReport) -> list[tuple[str, str]]:
+    """New lines of the prompt, each with the desk whose description it is in."""
+    rows, desk = [], ""
+    for name, text in found.changed.items():
+        before = set(found.old[name].splitlines())
+        for line in text.splitlines():
+            if heading := _DESK.match(line):
+                desk = heading[1]
+            if line not in before:
+                rows.append((desk, line.removeprefix(heading[0]).strip() if heading else line.strip()))
+    return rows
 
 
 def comparison_section(fix: Comparison) -> Section:
@@ -98,7 +107,7 @@ def comparison_section(fix: Comparison) -> Section:
     if fix.difference is not None and fix.low is not None and fix.high is not None:
         facts.insert(2, ("Change, with 95 % interval", f"{change_in_points(fix)}"))
     if fix.p_value is not None:
-        facts.append(("Chance of seeing this if nothing had changed (paired test)", f"{fix.p_value:.1g}"))
+        facts.append(("Chance of seeing this if nothing had changed (paired test)", _chance(fix.p_value)))
     return Section(
         key="comparison",
         title="Did the fix help?",
@@ -108,6 +117,10 @@ def comparison_section(fix: Comparison) -> Section:
         ),
         facts=tuple(facts),
     )
+
+
+def _chance(p: float) -> str:
+    return "under 0.1 %" if p < 0.001 else f"{100 * p:.2g} %"
 
 
 def change_in_points(found: Comparison) -> str:

@@ -110,7 +110,7 @@ class Catalogue:
             near = difflib.get_close_matches(name, self.entries, n=3)
             raise ConfigError(
                 f"There is no judge {name!r}.",
-                valid=near or self.entries,
+                valid=near or [entry for entry in self.entries if "/" not in entry],
                 fix="`assay judges list` shows all; add your own folder with --path or ASSAY_JUDGES_PATH.",
             )
         return self.entries[name]
