@@ -143,7 +143,7 @@ def kpis(
 
 
 def _print(rows: Sequence[dict[str, Any]]) -> None:
-    """Rates as a table (`own` is the judge's uncorrected rate); everything else a line a series, its windows beside each other."""
+    """Rates as a table, `own` being the judge's uncorrected one; all else a line a series, windows side by side."""
     from mlflow_assay import semconv
     from mlflow_assay.cli.labelled import console, fit, table
 
