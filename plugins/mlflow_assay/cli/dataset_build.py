@@ -84,9 +84,10 @@ def append(name: str, replace: bool, store: str | None, as_json: bool, **given: 
 
     What resembles a row that is there is not added again. Rows of a session (or with nearly the inputs) of rows that
     are there go into the same split; what belongs to two splits goes into none. --split says how other rows are dealt.
+    What else the rows are made of (--slice, --expect, --input, --output, --redaction) must be said as for the build.
 
     \b
-    assay dataset append misrouted -e support --since 1d --where 'judge routing_accuracy failed'
+    assay dataset append misrouted -e support --since 1d --where 'judge routing_accuracy failed' --slice tag:domain
     """
     from dataclasses import replace as changed
 

@@ -125,7 +125,7 @@ def carry_out(
         report = run.go()
     except KeyboardInterrupt as error:
         record.stopped(run, run_id, "by the user")
-        raise StoppedError(_said(run), found=f"kept in MLflow run {run_id}", fix=_again(state)) from error
+        raise StoppedError(f"{_said(run)} Kept in MLflow run {run_id}.", fix=_again(state)) from error
     except BaseException as error:
         record.stopped(run, run_id, f"{type(error).__name__}: {error}")
         raise
