@@ -44,10 +44,11 @@ def test_each_board_survives_grafanas_published_types(uid):
     assert again == model
 
 
-def test_the_five_boards_are_there_under_stable_uids():
+def test_the_six_boards_are_there_under_stable_uids():
     assert set(BOARDS) == {
         "assay-agents",
         "assay-judges",
+        "assay-objectives",
         "assay-pipeline-health",
         "assay-quality-by-judge",
         "assay-stakeholder-kpis",

@@ -44,7 +44,7 @@ def test_boards_and_alerts_arrive_in_their_folder(ready):
     done = run(ready, "--slo", SLO)
     assert done.exit_code == 0, done.output
     assert ready.folders["mlflow-assay"]["title"] == "Agent quality"
-    assert len(ready.boards) == 5 and len(ready.rules) == 24
+    assert len(ready.boards) == 6 and len(ready.rules) == 24
     assert {rule["folderUID"] for rule in ready.rules.values()} == {"mlflow-assay"}
     assert {rule["data"][0]["datasourceUid"] for rule in ready.rules.values()} == {"prometheus-1"}
 
@@ -53,7 +53,7 @@ def test_a_second_import_writes_nothing(ready):
     run(ready, "--slo", SLO)
     ready.calls.clear()
     done = run(ready, "--slo", SLO)
-    assert ready.writes == [] and "0 of 30 changed" in done.output
+    assert ready.writes == [] and "0 of 31 changed" in done.output
 
 
 def test_a_dry_run_writes_nothing_and_says_what_it_would_do(ready):
@@ -67,13 +67,13 @@ def test_an_edited_board_is_put_right_and_the_diff_shows_how(ready):
     done = run(ready, "--diff")
     assert "updated  board Agent quality: judges" in done.output and '- "title": "Scribbled on"' in done.output
     assert ready.boards["assay-judges"]["dashboard"]["title"] == "Agent quality: judges"
-    assert "1 of 6 changed" in done.output
+    assert "1 of 7 changed" in done.output
 
 
 def test_json_lists_every_change(ready):
     answer = json.loads(run(ready, "--json", "--dry-run").output)
     assert answer["dry_run"] is True
-    assert [c["action"] for c in answer["changes"]] == ["create"] * 6
+    assert [c["action"] for c in answer["changes"]] == ["create"] * 7
 
 
 def test_missing_data_sources_are_created_where_addresses_are_given(grafana):
@@ -158,7 +158,7 @@ def test_after_a_failure_the_same_command_goes_on(ready):
         run(ready, "--slo", SLO)
     ready.refuse.clear()
     assert run(ready, "--slo", SLO).exit_code == 0
-    assert len(ready.boards) == 5 and len(ready.rules) == 24
+    assert len(ready.boards) == 6 and len(ready.rules) == 24
 
 
 def test_a_server_that_is_not_there_is_said(ready):
@@ -180,7 +180,7 @@ def test_an_address_that_is_none_is_refused(ready):
 
 def test_list_names_every_board_and_its_panels():
     answer = json.loads(CliRunner().invoke(dashboards, ["list", "--json"]).output)
-    assert len(answer) == 5 and all(len(board["panels"]) >= 10 for board in answer)
+    assert len(answer) == 6 and all(len(board["panels"]) >= 5 for board in answer)
 
 
 def test_check_passes_on_ours_and_fails_on_a_spoilt_board(tmp_path):

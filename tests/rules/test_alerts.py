@@ -32,6 +32,11 @@ def verdicts(outcome: str, values: str, judge: str = "request_resolved") -> dict
     return {"series": f"gen_ai_evaluation_verdicts_total{{{labels}}}", "values": values}
 
 
+def labels(outcome: str, values: str) -> dict:
+    found = verdicts(outcome, values)
+    return found | {"series": found["series"].replace("}", ', assay_source_type="human"}')}
+
+
 def kpi(name: str, value: float, judge: str = "request_resolved", method: str = "", window: str = "28d") -> dict:
     more = f', assay_kpi_method="{method}"' if method else ""
     labels = f'{JUDGE}="{judge}", {AGENT}="all", assay_window="{window}"{more}'
@@ -49,7 +54,7 @@ def corrected(raw: float, rate: float, half: float) -> list[dict]:
 def runs(fast: str, every: str) -> list[dict]:
     labels = 'gen_ai_operation_name="invoke_agent"'
     return [
-        {"series": f"traces_span_metrics_calls_total{{{labels}}}", "values": every},
+        {"series": f"traces_span_metrics_duration_seconds_count{{{labels}}}", "values": every},
         {"series": f'traces_span_metrics_duration_seconds_bucket{{{labels}, le="20"}}', "values": fast},
     ]
 
@@ -64,6 +69,7 @@ CASES: dict[str, tuple[list[dict], list[list[dict]], str]] = {
             [verdicts("pass", "0+0.265x300"), verdicts("fail", "0+0.075x300")],  # 22 % of 61: the interval says no
             [verdicts("pass", "0+1x300"), verdicts("fail", "0+4x300"), *corrected(0.2, 0.92, 0.02)],  # a harsh judge
             [verdicts("unscored", "0+9x300"), verdicts("pass", "0+2x300")],  # unscored is not failed
+            [verdicts("pass", "0+2x300"), labels("fail", "0+9x300")],  # people label what was drawn for its faults
         ],
         "3h",
     ),

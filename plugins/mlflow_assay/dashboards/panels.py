@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from grafana_foundation_sdk.builders import (
@@ -94,7 +94,7 @@ def numbers(
     spark: bool = False,
     links: Sequence[tuple[str, str]] = (),
 ) -> Tile:
-    """Big numbers, one a series.
+    """Big numbers, one a series: as they are at the end of the time range, not the last ones somewhere within it.
 
     Args:
         empty: what is shown where there is no data, in words a reader can act on.
@@ -116,7 +116,8 @@ def numbers(
         panel.decimals(decimals)
     if words:
         panel.mappings([_words(words)])
-    return _finish(panel, title, description, queries, unit, empty, width, height, links)
+    asked = queries if spark else [replace(query, instant=not query.tempo) for query in queries]
+    return _finish(panel, title, description, asked, unit, empty, width, height, links)
 
 
 def trend(

@@ -17,7 +17,8 @@ KPI_WINDOW: Final = "28d"  # what the budget is counted over, and where the corr
 _JUDGE, _AGENT, _EXPERIMENT, _WINDOW = (
     prometheus_label(label) for label in (s.EVALUATION_NAME, s.GEN_AI_AGENT, s.EXPERIMENT_ID, s.WINDOW)
 )
-_CALLS, _BUCKET = "traces_span_metrics_calls_total", "traces_span_metrics_duration_seconds_bucket"
+# Both of one histogram: a counter beside it begins at another time, and what lies between would count as slow.
+_COUNT, _BUCKET = (f"traces_span_metrics_duration_seconds_{part}" for part in ("count", "bucket"))
 
 
 def windows() -> tuple[str, ...]:
@@ -88,16 +89,25 @@ def events(objective: Objective, window: str) -> tuple[str, str]:
     base = {_JUDGE: objective.judge or "", change: "created"} | _agent(objective)
     inside = _matchers(objective, base)
     name = prometheus_name(s.M_VERDICTS)
-    bad = f'sum(increase({name}{{{inside}, {outcome}="fail"}}[{window}]))'
-    total = f'sum(increase({name}{{{inside}, {outcome}=~"pass|fail"}}[{window}]))'
-    return bad, total
+    source = f', {prometheus_label(s.SOURCE_TYPE)}!="human"'
+
+    def counted(wanted: str, more: str = "") -> str:
+        return f"sum(increase({name}{{{inside}, {outcome}{wanted}{more}}}[{window}]))"
+
+    # Of judges alone where there are any: people label what was drawn for them, which is no sample of the traffic.
+    bad, total = '="fail"', '=~"pass|fail"'
+    judged = counted(total, source)
+    return (
+        f"({counted(bad, source)} or 0 * {judged} or {counted(bad)})",
+        f"({judged} or {counted(total)})",
+    )
 
 
 def _slow(objective: Objective, window: str) -> tuple[str, str]:
     if objective.latency is None:
         raise ValueError("no latency objective")
     inside = _matchers(objective, {prometheus_label(s.GEN_AI_OPERATION): "invoke_agent"} | _agent(objective), own=False)
-    total = f"sum(increase({_CALLS}{{{inside}}}[{window}]))"
+    total = f"sum(increase({_COUNT}{{{inside}}}[{window}]))"
     fast = f'sum(increase({_BUCKET}{{{inside}, le="{objective.latency.under_s:g}"}}[{window}]))'
     return f"clamp_min({total} - ({fast} or 0 * {total}), 0)", total
 
