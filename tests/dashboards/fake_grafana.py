@@ -114,6 +114,8 @@ class FakeGrafana:
             return 400, {"message": "condition refers to no query"}
         hold = int(body["for"][:-1]) * {"m": 60, "h": 3600}[body["for"][-1]]
         shown = f"{hold // 3600}h{hold % 3600 // 60}m0s" if hold >= 3600 else f"{hold // 60}m0s"
+        for query in body["data"]:
+            query["model"] = {"intervalMs": 1000, "maxDataPoints": 43200, **query["model"]}
         extra = {"id": len(self.rules) + 1, "provenance": "api", "updated": "2026-11-23T00:00:00Z"}
         self.rules[body["uid"]] = {**body, **extra, "for": shown, "notification_settings": None, "record": None}
         return status, self.rules[body["uid"]]

@@ -16,6 +16,8 @@ __all__ = ["FOLDER_UID", "GROUP", "grafana_rules", "provisioning"]
 
 FOLDER_UID: Final = "mlflow-assay"
 GROUP: Final = "mlflow-assay"
+# What Grafana adds where a rule does not say it; said, an imported rule equals the one that was sent.
+_FILLED_IN: Final = {"intervalMs": 1000, "maxDataPoints": 43200}
 
 
 def grafana_rules(file: SloFile, datasource_uid: str) -> list[dict[str, Any]]:
@@ -65,7 +67,7 @@ def _query(alert: Alert, datasource_uid: str) -> dict[str, Any]:
         "queryType": "",
         "relativeTimeRange": {"from": 600, "to": 0},
         "datasourceUid": datasource_uid,
-        "model": {"refId": "A", "expr": f"({alert.expr}) * 0 + 1", "instant": True, "range": False},
+        "model": {"refId": "A", "expr": f"({alert.expr}) * 0 + 1", "instant": True, "range": False, **_FILLED_IN},
     }
 
 
@@ -80,5 +82,6 @@ def _threshold() -> dict[str, Any]:
             "type": "threshold",
             "expression": "A",
             "conditions": [{"evaluator": {"type": "gt", "params": [0]}}],
+            **_FILLED_IN,
         },
     }

@@ -274,7 +274,7 @@ class Tempo(Service):
 
 
 class Prometheus(Service):
-    """Prometheus that takes remote writes and keeps exemplars; scrapes the collector's own metrics."""
+    """Prometheus that takes remote writes and keeps exemplars; scrapes what the collector, Tempo and itself say."""
 
     name = "prometheus"
 
@@ -283,6 +283,7 @@ class Prometheus(Service):
         self.http = http or ports.next()
         self.rules = rules
         self.collector_port: int | None = None
+        self.tempo_port: int | None = None
 
     @property
     def url(self) -> str:
@@ -293,9 +294,10 @@ class Prometheus(Service):
         lines += ["storage: {exemplars: {max_exemplars: 100000}}"]
         if self.rules:
             lines += [f"rule_files: ['{self.rules}']"]
-        if self.collector_port:
-            target = f"127.0.0.1:{self.collector_port}"
-            lines += ["scrape_configs:", f"  - {{job_name: collector, static_configs: [{{targets: ['{target}']}}]}}"]
+        lines += ["scrape_configs:"]
+        for job, port in {"collector": self.collector_port, "tempo": self.tempo_port, "prometheus": self.http}.items():
+            if port:
+                lines += [f"  - {{job_name: {job}, static_configs: [{{targets: ['127.0.0.1:{port}']}}]}}"]
         (self.folder / "prometheus.yml").write_text("\n".join(lines) + "\n")
 
     def command(self) -> list[str]:

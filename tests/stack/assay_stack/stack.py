@@ -76,6 +76,7 @@ class Stack:
             http=at.get("otlp_http"),
         )
         self._prometheus.collector_port = self._collector.self_port
+        self._prometheus.tempo_port = int(self._tempo.url.rsplit(":", 1)[1])
         self._postgres = Postgres(self.folder / "postgres", ports, port=at.get("postgres"))
         self._mlflow = Mlflow(self.folder / "mlflow", ports, port=at.get("mlflow"))
 
