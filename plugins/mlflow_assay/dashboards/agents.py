@@ -12,6 +12,7 @@ from mlflow_assay.dashboards.panels import Query, Tile, bars, numbers, traces, t
 from mlflow_assay.dashboards.promql import Match, by, histogram_quantile, increase, rate, series
 from mlflow_assay.dashboards.traceql import agent_spans
 from mlflow_assay.semconv import (
+    COST,
     ERROR_TYPE,
     GEN_AI_AGENT,
     GEN_AI_CONVERSATION,
@@ -51,7 +52,7 @@ def board() -> Board:
         since="now-24h",
         sections=[
             Section("Requests", [requests(), errors(), latency()]),
-            Section("Models", [tokens(), model_latency(), cost()]),
+            Section("Models", [tokens(), model_cost(), model_latency(), cost()]),
             Section("Tools", [tool_calls(), tool_errors(), tool_latency()]),
             Section("Steps and sessions", [steps(), sessions(), slow_runs()]),
         ],
@@ -118,8 +119,21 @@ def tokens() -> Tile:
             Query(_tokens(GEN_AI_OUTPUT_TOKENS), "output {{span.gen_ai.request.model}}", tempo=True),
         ],
         unit="short",
-        width=8,
+        width=6,
         empty="No span with token usage in Tempo in this time range.",
+    )
+
+
+def model_cost() -> Tile:
+    """Cost by model."""
+    return trend(
+        "Cost by model",
+        "US dollars of model calls in the traces Tempo keeps, per step, where `telemetry.configure` knows the price: a "
+        "sample where tail sampling drops traces.",
+        [Query(_tokens(COST), "{{span.gen_ai.request.model}}", tempo=True)],
+        unit="currencyUSD",
+        width=6,
+        empty="No span says its cost in this time range: prices come from MLflow's catalogue, by telemetry.configure.",
     )
 
 
@@ -130,7 +144,7 @@ def model_latency() -> Tile:
         "95 in 100 calls are faster, by model.",
         [Query(histogram_quantile(0.95, _DURATION, GEN_AI_REQUEST_MODEL, match=_CHATS), f"{{{{{_MODEL}}}}}")],
         unit="s",
-        width=8,
+        width=6,
         empty=_NO_DURATION,
     )
 
@@ -142,7 +156,7 @@ def cost() -> Tile:
         "Mean over the KPI window in US dollars, by agent, of the runs that say what they cost.",
         [Query(by(series(M_COST_PER_UNIT), GEN_AI_AGENT, function="max"), f"{{{{{_AGENT}}}}}")],
         unit="currencyUSD",
-        width=8,
+        width=6,
         height=8,
         empty="The traces carry no cost.",
         show="value_and_name",
