@@ -63,6 +63,9 @@ def store(tmp_path: Path, _empty_store: Path, monkeypatch: pytest.MonkeyPatch) -
     yield uri
     mlflow.tracing.reset()
     mlflow.set_tracking_uri(before)
+    os.environ.pop(
+        "MLFLOW_EXPERIMENT_ID", None
+    )  # set_experiment sets it for subprocesses; it is of a store that is gone
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def items(session) -> set[str]:
 
 
 def test_importing_mlflow_loads_the_door_only():
-    """The entry point is read at `import mlflow`; it must bring nothing of ours or of others along."""
+    """Entry points are read at `import mlflow`; they must bring nothing of ours beyond the doors, nor of others."""
     code = (
         "import sys, json, mlflow\n"
         "ours = sorted(m for m in sys.modules if m.startswith('mlflow_assay'))\n"
@@ -62,7 +62,9 @@ def test_importing_mlflow_loads_the_door_only():
         "print(json.dumps([ours, schemes, stores._labeling_store_registry._registry['databricks'].__name__]))"
     )
     ours, schemes, databricks = json.loads(python(code))
-    assert ours == ["mlflow_assay", "mlflow_assay.labels", "mlflow_assay.labels.labeling_store"]
+    labels = ["mlflow_assay.labels", "mlflow_assay.labels.labeling_store"]
+    datasets = [f"mlflow_assay.datasets{part}" for part in ("", ".canonical", ".identity", ".mlflow_source", ".model")]
+    assert ours == ["mlflow_assay", *datasets, "mlflow_assay.errors", *labels]
     assert {"sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks"} == set(schemes)
     assert databricks == "DatabricksLabelingStore"
 
