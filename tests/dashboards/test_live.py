@@ -31,7 +31,6 @@ EMPTY_FOR_A_REASON = {
     "Judging budget spent": "no budget was set",
     "Scores": "the judge answers in words",
     "Mean score": "the judge answers in words",
-    "Spans Tempo refused in this time range": "Tempo refused nothing",
 }
 SECONDS = 10.0  # a query may take, on a loaded machine
 
