@@ -28,7 +28,12 @@ def send(endpoint: str, seconds: float) -> int:
 
 def run(tracer, number: int, broken: bool) -> None:
     agent = {s.GEN_AI_OPERATION: "invoke_agent", s.GEN_AI_AGENT: "billing-agent", s.GEN_AI_CONVERSATION: f"c{number}"}
-    model = {s.GEN_AI_REQUEST_MODEL: "gpt-4.1-mini", s.GEN_AI_INPUT_TOKENS: 900, s.GEN_AI_OUTPUT_TOKENS: 120, s.COST: 0.0125}
+    model = {
+        s.GEN_AI_REQUEST_MODEL: "gpt-4.1-mini",
+        s.GEN_AI_INPUT_TOKENS: 900,
+        s.GEN_AI_OUTPUT_TOKENS: 120,
+        s.COST: 0.0125,
+    }
     tool = {s.GEN_AI_OPERATION: "execute_tool", s.GEN_AI_TOOL_NAME: "lookup_bill", s.GEN_AI_AGENT: "billing-agent"}
     with tracer.start_as_current_span("invoke_agent billing-agent", attributes=agent) as root:
         with tracer.start_as_current_span("chat gpt-4.1-mini", attributes={s.GEN_AI_OPERATION: "chat", **model}):

@@ -163,4 +163,4 @@ def test_a_wrong_token_and_a_missing_right_are_said(imported):
         f"{imported}/api/serviceaccounts/{account['id']}/tokens", json={"name": "t"}, auth=LOGIN, timeout=30
     ).json()["key"]
     with pytest.raises(SinkError, match=r"status 403.*lacks the right"):
-        run(imported, token=token)
+        run(imported, "--folder-uid", "elsewhere", token=token)

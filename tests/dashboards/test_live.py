@@ -177,6 +177,7 @@ def test_an_empty_store_gives_an_honest_empty(fresh_stack, uid):
     asker = Asker(fresh_stack.prometheus, fresh_stack.tempo)
     span = Range(time.time() - 3600, time.time(), step=60.0)
     html = page.preview(BOARDS[uid], asker, span)
+    assert 'class="error"' not in html
     assert html.count('class="empty"') >= len(BOARDS[uid].panels) // 3
 
 
@@ -185,5 +186,6 @@ def test_a_preview_shows_every_panel(live, asker, uid):
     minutes = BOARDS[uid].model["tags"][-1] == "platform"  # Tempo 2 answers metrics queries of the last hour only
     span = Range(time.time() - 900 if minutes else live.start, time.time(), step=15.0 if minutes else 3600.0)
     html = page.preview(BOARDS[uid], asker, span, {"judge": JUDGE})
+    assert 'class="error"' not in html
     for panel in BOARDS[uid].panels:
         assert panel["title"].replace("'", "&#39;") in html

@@ -18,6 +18,7 @@ from mlflow_assay.dashboards import drawing
 from mlflow_assay.dashboards.asking import Asker, Frame, Range, Span
 from mlflow_assay.dashboards.files import BoardFile
 from mlflow_assay.dashboards.formats import shown
+from mlflow_assay.errors import StoreError
 
 __all__ = ["Tile", "preview"]
 
@@ -42,8 +43,10 @@ class Tile:
 def preview(board: BoardFile, asker: Asker, span: Range, chosen: Mapping[str, str] | None = None) -> str:
     """The page as HTML.
 
+    A panel whose query is refused shows the refusal in its place.
+
     Raises:
-        StoreError: a server cannot be asked, or refuses a query.
+        StoreError: Prometheus cannot be asked for the values of the board's variables.
     """
     values = asker.variables(board, chosen or {}, span)
     tiles = [_tile(panel, asker, values, span) for panel in board.model["panels"]]
@@ -62,7 +65,10 @@ def preview(board: BoardFile, asker: Asker, span: Range, chosen: Mapping[str, st
 
 def _tile(panel: Mapping[str, Any], asker: Asker, values: Mapping[str, str], span: Range) -> Tile:
     at = panel["gridPos"]
-    body, note = _body(panel, asker, values, span)
+    try:
+        body, note = _body(panel, asker, values, span)
+    except StoreError as error:
+        body, note = Markup('<p class="error">{}</p>').format(error), "could not be asked"
     place = at["x"] + 1, at["y"] + 1, at["w"], at["h"]
     return Tile(panel.get("title", ""), panel.get("description", ""), panel["type"], *place, body, note)
 
