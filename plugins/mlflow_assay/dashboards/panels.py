@@ -92,6 +92,7 @@ def numbers(
     steps: Sequence[tuple[float | None, str]] = ((None, BLUE),),
     show: Literal["value", "value_and_name", "name"] = "value",
     spark: bool = False,
+    units: Mapping[str, str] | None = None,
     links: Sequence[tuple[str, str]] = (),
 ) -> Tile:
     """Big numbers, one a series: as they are at the end of the time range, not the last ones somewhere within it.
@@ -100,6 +101,7 @@ def numbers(
         empty: what is shown where there is no data, in words a reader can act on.
         words: texts for values (`{"1": "clear"}`).
         steps: thresholds as (from, colour); the first has None.
+        units: of single series, by legend.
         show: the value alone, with the series' name, or the name alone (for a state said by a label).
     """
     mode = common_models.BigValueTextMode
@@ -116,6 +118,9 @@ def numbers(
         panel.decimals(decimals)
     if words:
         panel.mappings([_words(words)])
+    for legend, own in (units or {}).items():
+        plain = models.DynamicConfigValue(id_val="decimals", value=0)
+        panel.override_by_name(legend, [models.DynamicConfigValue(id_val="unit", value=own), plain])
     asked = queries if spark else [replace(query, instant=not query.tempo) for query in queries]
     return _finish(panel, title, description, asked, unit, empty, width, height, links)
 

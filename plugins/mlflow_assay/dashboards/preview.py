@@ -107,12 +107,13 @@ def _empty(panel: Mapping[str, Any]) -> Markup:
     return Markup('<p class="empty">{}</p>').format(_defaults(panel).get("noValue", "No data"))
 
 
-def _value(panel: Mapping[str, Any], value: float) -> str:
+def _value(panel: Mapping[str, Any], value: float, name: str = "") -> str:
     defaults = _defaults(panel)
     for mapping in defaults.get("mappings", []):
         if mapping["type"] == "value" and f"{value:g}" in mapping["options"]:
             return str(mapping["options"][f"{value:g}"]["text"])
-    return shown(value, defaults.get("unit", "short"), defaults.get("decimals"))
+    unit = _unit(panel, name)
+    return shown(value, unit, defaults.get("decimals") if unit == defaults.get("unit") else None)
 
 
 def _colour(panel: Mapping[str, Any], value: float) -> str:
@@ -126,7 +127,7 @@ def _stat(panel: Mapping[str, Any], frames: Sequence[Frame]) -> Markup:
     cells = []
     for frame in frames[:_MAX_ROWS]:
         name = frame.legend if mode != "value" else ""
-        number = "" if mode == "name" else _value(panel, frame.last)
+        number = "" if mode == "name" else _value(panel, frame.last, frame.legend)
         size = "big" if len(frames) == 1 else "medium"
         cells.append(
             Markup('<div class="stat {}"><span class="name">{}</span><b style="color:{}">{}</b></div>').format(
@@ -150,9 +151,9 @@ def _bars(panel: Mapping[str, Any], frames: Sequence[Frame]) -> Markup:
 
 
 def _table(panel: Mapping[str, Any], frames: Sequence[Frame]) -> Markup:
-    columns: Mapping[str, str] = next(
-        t["options"]["renameByName"] for t in panel["transformations"] if t["id"] == "organize"
-    )
+    chosen = next(t["options"] for t in panel["transformations"] if t["id"] == "organize")
+    ordered = sorted(chosen["renameByName"].items(), key=lambda item: chosen["indexByName"][item[0]])
+    columns: Mapping[str, str] = dict(ordered)
     rows: dict[tuple[tuple[str, str], ...], dict[str, Any]] = {}
     for frame in frames:
         labels = {k: v for k, v in frame.labels.items() if k != "__name__"}

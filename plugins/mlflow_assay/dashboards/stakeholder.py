@@ -49,7 +49,7 @@ def board() -> Board:
         since="now-28d",
         sections=[
             Section("Is the agent good enough?", [good(), between(), made_how(), rests_on(), budget()]),
-            Section("Is it getting better?", [development(), change(), clear(), raw_against_corrected()]),
+            Section("Is it getting better?", [development(), raw_against_corrected(), change(), clear()]),
             Section(
                 "What does it cost, how fast is it, is it safe, what do users say?",
                 [cost_of_success(), cost_of_run(), latency(), safe(), users()],
@@ -174,7 +174,7 @@ def change() -> Tile:
         "Percentage points gained (+) or lost (-) against the window that ended one window ago. No request is in both.",
         [Query(f"max({series(M_KPI_RATE)}) - {_before(M_KPI_RATE)}")],
         unit="percentunit",
-        width=5,
+        width=12,
         height=4,
         empty="No KPI one window ago yet.",
         decimals=1,
@@ -190,7 +190,7 @@ def clear() -> Tile:
         "`assay compare` tests two versions on the same requests and sees smaller changes.",
         [Query(apart + f"(max({series(M_KPI_HIGH)}) < bool min({series(M_KPI_LOW)} offset $window))")],
         unit="short",
-        width=5,
+        width=12,
         height=4,
         empty="No KPI one window ago yet.",
         words={"1": "better", "0": "may be chance", "-1": "worse"},
@@ -205,7 +205,6 @@ def raw_against_corrected() -> Tile:
         [Query(f"max({series(M_KPI_RAW)})", "judge's own"), Query(f"max({series(M_KPI_RATE)})", "shown above")],
         unit="percentunit",
         width=10,
-        height=4,
         empty=_NO_KPI,
         high=1,
     )
@@ -279,10 +278,11 @@ def users() -> Tile:
             Query(f"max({series(M_KPI_RAW, match)})", "positive"),
             Query(f"max({series(M_KPI_JUDGED, match)})", "answers"),
         ],
-        unit="short",
+        unit="percentunit",
         width=5,
         empty="No users' feedback on these traces.",
-        decimals=2,
+        decimals=0,
+        units={"answers": "short"},
         show="value_and_name",
     )
 
@@ -297,7 +297,7 @@ def by_measure() -> Tile:
         "Share of requests each judge fails in the window, corrected where labels allow; the eight highest.",
         [Query(f"topk(8, {by(failed, EVALUATION_NAME, function='max')})", f"{{{{{name}}}}}", instant=True)],
         unit="percentunit",
-        width=8,
+        width=10,
         empty=_NO_KPI,
         high=1,
     )
@@ -320,7 +320,7 @@ def worst_slices() -> Tile:
         columns={value: "Slice", "Value #B": "Handled well", "Value #A": "At best", "Value #C": "Judged"},
         units={"Judged": "short"},
         sort="-At best",
-        width=8,
+        width=14,
         empty=f"No slices: start `assay watch --slice TAG` to break {name} down.",
     )
 
@@ -334,7 +334,7 @@ def failing() -> Tile:
             f'span.{OUTCOME} = "fail"',
             select=(EVALUATION_NAME, EVALUATION_EXPLANATION, GEN_AI_AGENT, EXPERIMENT_ID),
         ),
-        width=8,
+        width=24,
         height=8,
         empty="No failing verdict of the chosen judge in this time range.",
         limit=20,
