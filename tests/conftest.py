@@ -36,6 +36,12 @@ hypothesis.settings.load_profile("assay")
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.fixture(autouse=True)
+def _no_terminal_width(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some libraries set COLUMNS when they are imported; tables are then cut in whatever test comes next."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated, empty SQLite store, made once a worker; tests get copies."""

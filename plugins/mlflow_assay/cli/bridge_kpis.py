@@ -169,15 +169,11 @@ def _print(rows: Sequence[dict[str, Any]]) -> None:
             judge, part or agent, window, _rate(found), _percent(found.get("raw")), *counts, found.get("method", "")
         )
     if rates:
-        shown = console()
-        shown.print(fit(made), width=max(shown.width, _NARROWEST), soft_wrap=True)
+        console().print(fit(made))
     for series, values in rest.items():
         click.echo(f"{series}  {', '.join(values)}")
     if not rows:
         click.echo("There is nothing to show: no traces, or none with a verdict, in the last 28 days.")
-
-
-_NARROWEST = 110  # columns: below that a judge's name would be cut into pieces
 
 
 def _rate(found: dict[str, Any]) -> str:
