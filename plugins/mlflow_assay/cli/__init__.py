@@ -6,13 +6,13 @@ no MLflow. To add one: a file in this folder and a line in `COMMANDS`.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import sys
 
 import click
 
+from mlflow_assay.cli.lazy import LazyGroup
 from mlflow_assay.errors import AssayError
 
 # name -> (module:attribute, the line shown in `assay --help`)
@@ -42,23 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
 }
 
 
-class _LazyGroup(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, attribute = COMMANDS[cmd_name][0].split(":")
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="mlflow-assay", prog_name="assay")
 def assay() -> None:
     """Measure how good an agent really is, from its traces in MLflow.

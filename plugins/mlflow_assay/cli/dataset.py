@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-
 import click
+
+from mlflow_assay.cli.lazy import LazyGroup
 
 __all__ = ["dataset"]
 
@@ -24,23 +24,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 
-class _LazyGroup(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        module, attribute, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name][2]) for name in self.list_commands(ctx)])
-
-
-@click.group(cls=_LazyGroup)
+@click.group(
+    cls=LazyGroup, lazy={name: (f"{module}:{found}", text) for name, (module, found, text) in COMMANDS.items()}
+)
 def dataset() -> None:
     """Versioned evaluation datasets: from traces, into a folder or an object store.
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from importlib.util import find_spec
-
 import click
+
+from mlflow_assay.cli.lazy import LazyGroup
 
 __all__ = ["judges"]
 
@@ -22,23 +21,9 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
 }
 
 
-class _LazyGroup(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name, (module, _, _) in COMMANDS.items() if find_spec(module) is not None]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self.list_commands(ctx):
-            return None
-        module, attribute, _ = COMMANDS[cmd_name]
-        command: click.Command = getattr(importlib.import_module(module), attribute)
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name][2]) for name in self.list_commands(ctx)])
-
-
-@click.group(cls=_LazyGroup)
+@click.group(
+    cls=LazyGroup, lazy={name: (f"{module}:{found}", text) for name, (module, found, text) in COMMANDS.items()}
+)
 def judges() -> None:
     """List, show, validate, test, train and register judges.
 

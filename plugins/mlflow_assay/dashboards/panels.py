@@ -91,7 +91,6 @@ def numbers(
     words: Mapping[str, str] | None = None,
     steps: Sequence[tuple[float | None, str]] = ((None, BLUE),),
     show: Literal["value", "value_and_name", "name"] = "value",
-    spark: bool = False,
     units: Mapping[str, str] | None = None,
     links: Sequence[tuple[str, str]] = (),
 ) -> Tile:
@@ -108,7 +107,7 @@ def numbers(
     panel = (
         stat.Panel()
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]))
-        .graph_mode(common_models.BigValueGraphMode.AREA if spark else common_models.BigValueGraphMode.NONE)
+        .graph_mode(common_models.BigValueGraphMode.NONE)
         .color_mode(common_models.BigValueColorMode.VALUE)
         .text_mode({"value": mode.VALUE, "value_and_name": mode.VALUE_AND_NAME, "name": mode.NAME}[show])
         .thresholds(_thresholds(steps))
@@ -121,7 +120,7 @@ def numbers(
     for legend, own in (units or {}).items():
         plain = models.DynamicConfigValue(id_val="decimals", value=0)
         panel.override_by_name(legend, [models.DynamicConfigValue(id_val="unit", value=own), plain])
-    asked = queries if spark else [replace(query, instant=not query.tempo) for query in queries]
+    asked = [replace(query, instant=not query.tempo) for query in queries]
     return _finish(panel, title, description, asked, unit, empty, width, height, links)
 
 
