@@ -65,13 +65,25 @@ def running(command: list[str], port: int, log: Path, **environment: str) -> Ite
 
 
 @contextmanager
+def forgotten(protocol: str) -> Iterator[None]:
+    """fsspec keeps a file system for each protocol, with the address it first had: the next server has another."""
+    try:
+        yield
+    finally:
+        import fsspec
+
+        fsspec.get_filesystem_class(protocol).clear_instance_cache()
+
+
+@contextmanager
 def s3(folder: Path) -> Iterator[dict[str, str]]:
     """versitygw over a folder, with a bucket `tests`; yields the environment a client needs."""
     needs("s3fs", "s3")
     command, port = tool("versitygw", "bin/versitygw"), free_port()
     (folder / "s3" / "tests").mkdir(parents=True)
     arguments = [command, "--quiet", "--port", f"127.0.0.1:{port}", "posix", str(folder / "s3")]
-    with running(arguments, port, folder / "s3.log", ROOT_ACCESS_KEY="tester", ROOT_SECRET_KEY="tester-secret"):
+    keys = {"ROOT_ACCESS_KEY": "tester", "ROOT_SECRET_KEY": "tester-secret"}
+    with running(arguments, port, folder / "s3.log", **keys), forgotten("s3"):
         yield {
             "AWS_ACCESS_KEY_ID": "tester",
             "AWS_SECRET_ACCESS_KEY": "tester-secret",
@@ -93,7 +105,7 @@ def azure(folder: Path) -> Iterator[dict[str, str]]:
         f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};"
         f"BlobEndpoint=http://127.0.0.1:{port}/{ACCOUNT};"
     )
-    with running([node, command, *options, *quiet], port, folder / "azure.log"):
+    with running([node, command, *options, *quiet], port, folder / "azure.log"), forgotten("abfs"):
         from azure.storage.blob import BlobServiceClient
 
         with BlobServiceClient.from_connection_string(connection) as client:
@@ -109,7 +121,8 @@ def gcs(folder: Path) -> Iterator[dict[str, str]]:
     (folder / "gcs" / "tests").mkdir(parents=True)
     url = f"http://127.0.0.1:{port}"
     options = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
-    with running([command, *options, "-data", str(folder / "gcs"), "-external-url", url], port, folder / "gcs.log"):
+    arguments = [command, *options, "-data", str(folder / "gcs"), "-external-url", url]
+    with running(arguments, port, folder / "gcs.log"), forgotten("gs"):
         # Without the second, gcsfs looks for credentials at every turn.
         yield {"STORAGE_EMULATOR_HOST": url, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import hypothesis.strategies as st
 import pytest
@@ -49,9 +50,19 @@ def test_threads_together_never_take_more_than_the_limit(limit, wanted):
     assert (budget.spent.calls, budget.reserved.calls) == (taken, 0)
 
 
-def test_it_is_seen_by_the_thread_that_judges_and_by_no_other():
-    allowance = reserved(Budget(max_calls=2))
-    with allowed(allowance), ThreadPoolExecutor(1) as pool:
-        assert current() is allowance
-        assert pool.submit(current).result() is None
+def test_each_verdict_sees_its_own_while_others_are_reached_beside_it():
+    """A library may hand context on to the threads it starts (TruLens replaces ThreadPoolExecutor); each judging thread
+    enters its own all the same."""
+    both = Barrier(2)
+
+    def judging(allowance: Allowance) -> bool:
+        with allowed(allowance):
+            both.wait(timeout=10)
+            seen = current() is allowance
+            both.wait(timeout=10)
+        return seen and current() is None
+
+    with ThreadPoolExecutor(2) as pool:
+        seen = pool.map(judging, [reserved(Budget(max_calls=2)), reserved(Budget(max_calls=2))])
+    assert list(seen) == [True, True]
     assert current() is None
