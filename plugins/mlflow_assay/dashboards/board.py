@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -102,7 +103,8 @@ def _placed(board: Board) -> list[Any]:
                 raise ConfigError(f"A panel of {board.uid} is {tile.width} columns wide.", valid=f"1 to {COLUMNS}")
             if x + tile.width > COLUMNS:
                 x, y, tallest = 0, y + tallest, 0
-            placed.append(tile.panel.id(len(placed) + 1).grid_pos(_at(x, y, tile.width, tile.height)))
+            panel = copy.deepcopy(tile.panel)  # a tile is a value: it may stand in several places
+            placed.append(panel.id(len(placed) + 1).grid_pos(_at(x, y, tile.width, tile.height)))
             x, tallest = x + tile.width, max(tallest, tile.height)
         y += tallest
     return placed

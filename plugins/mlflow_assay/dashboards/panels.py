@@ -6,7 +6,7 @@ Colour is never the only sign: states are words, thresholds are drawn as lines, 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
@@ -28,9 +28,26 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 from grafana_foundation_sdk.models.tempo import SearchTableType
 from grafana_foundation_sdk.models.text import TextMode
 
-from mlflow_assay.semconv import EXPERIMENT_ID
+from mlflow_assay.dashboards.queries import Query
+from mlflow_assay.semconv import EXPERIMENT_ID, prometheus_label
 
-__all__ = ["PROMETHEUS", "TEMPO", "Band", "Query", "Tile", "bars", "grid", "heat", "note", "numbers", "traces", "trend"]
+__all__ = [
+    "PROMETHEUS",
+    "TEMPO",
+    "Band",
+    "Steps",
+    "Tile",
+    "bad_below",
+    "bad_from",
+    "bars",
+    "grid",
+    "heat",
+    "note",
+    "numbers",
+    "slow_from",
+    "traces",
+    "trend",
+]
 
 PROMETHEUS: Final = common_models.DataSourceRef(type_val="prometheus", uid="${prometheus}")
 TEMPO: Final = common_models.DataSourceRef(type_val="tempo", uid="${tempo}")
@@ -40,25 +57,6 @@ IN_MLFLOW: Final = (
     "?selectedEvaluationId=tr-${__data.fields.traceIdHidden}"
 )
 BLUE, GREEN, ORANGE, RED = "#3274d9", "#299c46", "#e0752d", "#c4162a"
-
-
-@dataclass(frozen=True)
-class Query:
-    """One query of a panel.
-
-    Attributes:
-        expr: PromQL (or TraceQL metrics where `tempo`).
-        legend: as Grafana templates it, for example `{{gen_ai_agent_name}}`.
-        instant: the value now instead of a series over time.
-        exemplars: whether points that lead to traces are drawn.
-        tempo: a TraceQL metrics query, asked of Tempo.
-    """
-
-    expr: str
-    legend: str = ""
-    instant: bool = False
-    exemplars: bool = False
-    tempo: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,21 +76,38 @@ class Band:
     high: str
 
 
+Steps = Sequence[tuple[float | None, str]]
+PLAIN: Final[Steps] = ((None, BLUE),)
+
+
+def slow_from(value: float) -> Steps:
+    """Thresholds of a number that wants a look from this value on."""
+    return (None, BLUE), (value, ORANGE)
+
+
+def bad_from(value: float) -> Steps:
+    """Thresholds of a number that is bad from this value on."""
+    return (None, BLUE), (value, RED)
+
+
+def bad_below(value: float) -> Steps:
+    """Thresholds of a number that is bad below this value."""
+    return (None, RED), (value, BLUE)
+
+
 def numbers(
     title: str,
     description: str,
-    queries: Sequence[Query],
-    *,
+    *queries: Query,
     unit: str,
     width: int,
     height: int = 5,
     empty: str,
     decimals: int | None = None,
     words: Mapping[str, str] | None = None,
-    steps: Sequence[tuple[float | None, str]] = ((None, BLUE),),
+    steps: Steps = PLAIN,
     show: Literal["value", "value_and_name", "name"] = "value",
     units: Mapping[str, str] | None = None,
-    links: Sequence[tuple[str, str]] = (),
 ) -> Tile:
     """Big numbers, one a series: as they are at the end of the time range, not the last ones somewhere within it.
 
@@ -120,15 +135,13 @@ def numbers(
     for legend, own in (units or {}).items():
         plain = models.DynamicConfigValue(id_val="decimals", value=0)
         panel.override_by_name(legend, [models.DynamicConfigValue(id_val="unit", value=own), plain])
-    asked = [replace(query, instant=not query.tempo) for query in queries]
-    return _finish(panel, title, description, asked, unit, empty, width, height, links)
+    return _finish(panel, title, description, _now(queries), unit, empty, width, height)
 
 
 def trend(
     title: str,
     description: str,
-    queries: Sequence[Query],
-    *,
+    *queries: Query,
     unit: str,
     width: int,
     height: int = 8,
@@ -138,7 +151,6 @@ def trend(
     band: Band | None = None,
     stacked: bool = False,
     threshold: float | None = None,
-    links: Sequence[tuple[str, str]] = (),
 ) -> Tile:
     """Series over time.
 
@@ -175,20 +187,18 @@ def trend(
         panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(line))
     if band:
         _draw_band(panel, band)
-    return _finish(panel, title, description, queries, unit, empty, width, height, links)
+    return _finish(panel, title, description, queries, unit, empty, width, height)
 
 
 def bars(
     title: str,
     description: str,
-    queries: Sequence[Query],
-    *,
+    *queries: Query,
     unit: str,
     width: int,
     height: int = 8,
     empty: str,
     high: float | None = None,
-    links: Sequence[tuple[str, str]] = (),
 ) -> Tile:
     """One bar a series, each with its value written beside it."""
     panel = (
@@ -204,38 +214,45 @@ def bars(
         panel.max(high)
     if unit == "short":
         panel.decimals(0)  # counts, which Prometheus estimates between two looks
-    return _finish(panel, title, description, queries, unit, empty, width, height, links)
+    return _finish(panel, title, description, _now(queries), unit, empty, width, height)
 
 
 def grid(
     title: str,
     description: str,
-    queries: Sequence[Query],
     *,
+    rows: Mapping[str, str],
+    values: Mapping[str, Query],
     unit: str,
-    columns: Mapping[str, str],
     width: int,
     height: int = 8,
     empty: str,
+    order: Sequence[str] = (),
     units: Mapping[str, str] | None = None,
     sort: str | None = None,
-    links: Sequence[tuple[str, str]] = (),
 ) -> Tile:
     """A table that joins instant queries on their labels: one row a label set, one column a query.
 
     Args:
-        columns: what to show and in which order, by label as Prometheus names it or `Value #A` for the first query,
-            to the heading; all else is hidden.
+        rows: the labels that make a row, by attribute name, each with its heading; labels not named are hidden.
+        values: the queries by heading.
+        order: headings from left to right; as they are named in `rows` and `values` where none is given.
         units: of single columns, by heading.
         sort: heading to sort by, largest first; a leading `-` sorts smallest first.
     """
-    shown = {"indexByName": {name: i for i, name in enumerate(columns)}, "renameByName": dict(columns)}
+    fields = {heading: prometheus_label(name) for name, heading in rows.items()}
+    fields |= {heading: f"Value #{_ref(i)}" for i, heading in enumerate(values)}
+    names = [fields[heading] for heading in order or fields]
+    shown = {
+        "indexByName": {name: i for i, name in enumerate(names)},
+        "renameByName": {field: heading for heading, field in fields.items()},
+    }
     panel = (
         table.Panel()
         .transformations(
             [
                 models.DataTransformerConfig(id_val="merge", options={}),
-                models.DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": [*columns]}}),
+                models.DataTransformerConfig(id_val="filterFieldsByName", options={"include": {"names": names}}),
                 models.DataTransformerConfig(id_val="organize", options={"excludeByName": {}, **shown}),
             ]
         )
@@ -246,14 +263,14 @@ def grid(
         panel.sort_by([common.TableSortByFieldState().display_name(heading).desc(not sort.startswith("-"))])
     for heading, own in (units or {}).items():
         panel.override_by_name(heading, [models.DynamicConfigValue(id_val="unit", value=own)])
-    tabled = [Query(q.expr, q.legend, instant=True, tempo=q.tempo) for q in queries]
-    return _finish(panel, title, description, tabled, unit, empty, width, height, links, tabled=True)
+    asked = [replace(query, legend="") for query in _now(values.values())]
+    return _finish(panel, title, description, asked, unit, empty, width, height, tabled=True)
 
 
 def heat(title: str, description: str, query: Query, *, width: int, height: int = 8, empty: str) -> Tile:
     """A histogram over time, from its buckets."""
     panel = heatmap.Panel().calculate(False).show_legend()
-    return _finish(panel, title, description, [query], "short", empty, width, height, (), heat=True)
+    return _finish(panel, title, description, [query], "short", empty, width, height, heat=True)
 
 
 def traces(
@@ -280,6 +297,15 @@ def note(title: str, description: str, content: str, *, width: int, height: int 
     return Tile(panel.title(title).description(description), width, height)
 
 
+def _now(queries: Iterable[Query]) -> list[Query]:
+    """The value at the end of the time range; Tempo's metrics queries are always of a range."""
+    return [replace(query, instant=not query.tempo) for query in queries]
+
+
+def _ref(number: int) -> str:
+    return chr(ord("A") + number)
+
+
 def _finish(
     panel: Any,
     title: str,
@@ -289,13 +315,12 @@ def _finish(
     empty: str,
     width: int,
     height: int,
-    links: Sequence[tuple[str, str]],
     *,
     tabled: bool = False,
     heat: bool = False,
 ) -> Tile:
     """What every panel has."""
-    targets = [_target(query, chr(ord("A") + i), tabled, heat) for i, query in enumerate(queries)]
+    targets = [_target(query, _ref(i), tabled, heat) for i, query in enumerate(queries)]
     source = TEMPO if all(query.tempo for query in queries) else PROMETHEUS
     panel.title(title).description(description).targets(targets).datasource(source)
     panel.no_value(empty)
@@ -305,8 +330,6 @@ def _finish(
         if query.tempo and query.legend:  # Tempo's queries have no legend of their own
             name = re.sub(r"\{\{.*?\}\}", "${__field.labels}", query.legend)
             panel.override_by_query(target.build().ref_id, [models.DynamicConfigValue("displayName", name)])
-    if links:
-        panel.data_links([_link(name, url) for name, url in links])
     return Tile(panel, width, height)
 
 

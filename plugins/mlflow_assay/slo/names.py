@@ -1,4 +1,8 @@
-"""Series that the recording rules of `assay slo build` make; the boards and the alerts read them."""
+"""Series that the recording rules of `assay slo build` make; the boards and the alerts read them.
+
+A table apart from `semconv.METRICS`: those are OpenTelemetry's names, which emitters send and the collector translates;
+these exist in Prometheus alone, are nobody's to send, and keep their colons.
+"""
 
 from __future__ import annotations
 
