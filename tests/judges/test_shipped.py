@@ -14,7 +14,7 @@ from mlflow_assay import shipped
 from mlflow_assay.judges import definition
 from mlflow_assay.judges.cases import run_offline
 from mlflow_assay.judges.docs import judges_table, schema_text
-from mlflow_assay.judges.mlflow_builtin import BUILTINS
+from mlflow_assay.judges.mlflow_facts import BUILTINS
 
 FOLDER = shipped.judges()
 FILES = sorted(FOLDER.glob("*.yaml"))

@@ -186,7 +186,7 @@ class Aligner(AlignmentOptimizer):
             changed: Any = _with_instructions(judge, judge.instructions)
             changed._pass_if = spec.passes  # MLflow's own pass rule of a scorer; in this process only
             return changed
-        from mlflow_assay.alignment.local import LocalAlignedJudge
+        from mlflow_assay.alignment.local_judge import LocalAlignedJudge
 
         assert proposal.local is not None  # noqa: S101 - a proposal is exactly one change
         return LocalAlignedJudge(proposal.local, judge.name)

@@ -5,20 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from mlflow.genai.judges.base import Judge, JudgeField
-from pydantic import PrivateAttr
-
 from mlflow_assay.alignment.aligner import Aligner, Proposal, Task
 from mlflow_assay.contracts import BooleanValue
 from mlflow_assay.errors import ConfigError
 from mlflow_assay.judges import fields as trace_fields
 
 if TYPE_CHECKING:
-    from mlflow.entities import Feedback, Trace
+    from mlflow.entities import Trace
 
-    from mlflow_assay.judges.local.judge import LocalJudge
-
-__all__ = ["Local", "LocalAlignedJudge"]
+__all__ = ["Local"]
 
 # Read where the labelled traces have them; what is on all of them must be there, the rest may be missing.
 READS = ("first_user_message", "final_answer", "agents", "tools_called", "tag:agent")
@@ -75,46 +70,6 @@ class Local(Aligner):
             f"any model call (kappa {report.kappa:.2f} on traces unseen in {report.folds} folds)."
         )
         return Proposal(summary, local=judge, used=tuple(e.id for e in rows), details={"training": report.to_dict()})
-
-
-class LocalAlignedJudge(Judge):
-    """A local classifier behind MLflow's `Judge`, as `judge.align` returns it.
-
-    It runs in this process. MLflow cannot register it; `assay align` writes a definition for it instead.
-
-    Args:
-        judge: the trained classifier.
-        name: the assessment name.
-    """
-
-    _trained: Any = PrivateAttr()
-
-    def __init__(self, judge: LocalJudge, name: str) -> None:
-        super().__init__(name=name, description=judge.purpose)
-        self._trained = judge
-
-    @property
-    def instructions(self) -> str:
-        """What it was trained for, in words; there is no prompt."""
-        return f"A classifier trained on {self._trained.report.n} labels: {self._trained.purpose}"
-
-    @property
-    def feedback_value_type(self) -> Any:
-        """Good or bad as a bool."""
-        return bool
-
-    def get_input_fields(self) -> list[JudgeField]:
-        """The whole trace."""
-        return [JudgeField(name="trace", description="Trace to judge")]
-
-    def __call__(self, *, trace: Trace) -> Feedback:
-        """The verdict on one trace.
-
-        Raises:
-            UnscoredError: a field is missing, or the judge abstains.
-        """
-        found: Feedback = self._trained.scorer(self.name)(trace=trace)
-        return found
 
 
 def _present(traces: Sequence[Trace]) -> tuple[str, ...]:

@@ -20,7 +20,6 @@ from mlflow_assay import registry
 from mlflow_assay.contracts import (
     BooleanValue,
     BoundJudge,
-    Composite,
     DeclaringScorer,
     JudgeContract,
     JudgeLibrary,
@@ -195,7 +194,7 @@ class Catalogue:
             texts: values for the variables of its members; None gives each its example.
             within: the composites it is being built for.
         """
-        from mlflow_assay.judges.composite import check_members
+        from mlflow_assay.judges.composing import check_members
 
         assert entry.definition is not None and entry.definition.composite is not None  # noqa: S101 - by the caller
         found = [self.get(ref.judge) for ref in entry.definition.composite.members]
@@ -412,25 +411,19 @@ def _bind_composite(entry: JudgeEntry, members: tuple[BoundJudge, ...]) -> Bound
     Raises:
         NotTrustedError: it needs a calibration and has none that fits.
     """
-    from mlflow_assay.judges.cascade import make_cascade
+    from mlflow_assay.judges.composing import make_composite
     from mlflow_assay.judges.composite import CompositeScorer, common_needs
-    from mlflow_assay.judges.panel import make_panel
 
-    definition, name = entry.definition, entry.contract.name
+    definition = entry.definition
     assert definition is not None  # noqa: S101 - composites come from definitions only
     folder = entry.path.parent if entry.path else Path()
-    composite: Composite
-    if definition.panel is not None:
-        composite, facts = make_panel(name, entry.contract.value, definition.panel, members, folder)
-    else:
-        assert definition.cascade is not None  # noqa: S101 - by the caller
-        composite, facts = make_cascade(name, entry.contract.value, definition.cascade, members, folder)
+    composite, facts = make_composite(entry.contract, definition, members, folder)
     contract = replace(
         entry.contract,
         needs=tuple(dict.fromkeys([*common_needs(members), *entry.contract.needs])),
         calls_llm=any(member.contract.calls_llm for member in members),
     )
-    scorer = CompositeScorer(name, contract.purpose, composite, contract.scope == "session")
+    scorer = CompositeScorer(contract.name, contract.purpose, composite, contract.scope == "session")
     return BoundJudge(contract, scorer, _digest(contract, None, {}, facts), composite=composite)
 
 

@@ -28,14 +28,11 @@ from mlflow_assay.errors import ConfigError
 from mlflow_assay.judges import mlflow_endpoint
 
 if TYPE_CHECKING:
-    from mlflow_assay.contracts import JudgeContract
     from mlflow_assay.engine.judging import Subject
-    from mlflow_assay.judges.definition import JudgeDefinition
 
 __all__ = [
     "Asked",
     "CompositeScorer",
-    "check_members",
     "check_scales",
     "common_needs",
     "confidence_of",
@@ -262,26 +259,6 @@ def common_needs(members: Sequence[BoundJudge]) -> tuple[str, ...]:
     mapped = {side for member in members for side in member.fields}
     shared = [n for n in members[0].contract.needs if all(n in m.contract.needs for m in members)]
     return tuple(need for need in shared if need.partition(".")[0] not in mapped)
-
-
-def check_members(contract: JudgeContract, definition: JudgeDefinition, members: Sequence[BoundJudge]) -> None:
-    """See that the members judge the same thing and that their values can be put together.
-
-    Raises:
-        ConfigError: they cannot.
-    """
-    for member in members:
-        if member.contract.scope != contract.scope:
-            raise ConfigError(
-                f"The members of {contract.name!r} must judge a {contract.scope}, as it does.",
-                found=f"{member.name} judges a {member.contract.scope}",
-            )
-    if definition.panel is not None:
-        from mlflow_assay.judges.panel import check_panel
-
-        check_panel(contract.name, contract.value, definition.panel, members)
-    else:
-        check_scales(contract.name, members, contract.value)
 
 
 def check_scales(name: str, members: Sequence[BoundJudge], spec: ValueSpec) -> None:

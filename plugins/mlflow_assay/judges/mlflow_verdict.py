@@ -14,7 +14,7 @@ from pydantic import PrivateAttr
 
 from mlflow_assay.contracts import ModelSettings, NumericValue, Unscored, UnscoredError, ValueSpec
 from mlflow_assay.judges import mlflow_endpoint
-from mlflow_assay.judges.mlflow_builtin import Builtin, guard
+from mlflow_assay.judges.mlflow_facts import Builtin, guard
 
 __all__ = ["BuiltinJudge", "combine"]
 

@@ -15,7 +15,7 @@ from mlflow_assay.engine.judging import judge as judge_subject
 from mlflow_assay.engine.judging import outcome_of, reason_of, subject_of
 from mlflow_assay.errors import ConfigError
 from mlflow_assay.judges.catalogue import Catalogue
-from mlflow_assay.judges.local import save_with_definition
+from mlflow_assay.judges.local import LocalScorer, save_with_definition
 
 
 def judge(bound, trace):
@@ -38,7 +38,7 @@ def asked(make_trace):
 
 
 def test_a_verdict_carries_value_confidence_digest_and_reasons_in_plain_words(trained, asked):
-    verdict = trained.scorer()(trace=asked())
+    verdict = LocalScorer(trained)(trace=asked())
     assert verdict.name == "routing" and verdict.value is True
     assert verdict.source.source_type == "CODE"
     assert verdict.metadata[semconv.LOCAL_DIGEST] == trained.digest
@@ -47,7 +47,7 @@ def test_a_verdict_carries_value_confidence_digest_and_reasons_in_plain_words(tr
     assert semconv.LOCAL_FORCED not in verdict.metadata
     assert verdict.rationale.startswith("Pass, confidence 0.")
     assert "refund” in first_user_message with tag:agent = billing" in verdict.rationale
-    wrong = trained.scorer()(trace=asked(route="support"))
+    wrong = LocalScorer(trained)(trace=asked(route="support"))
     assert wrong.value is False
     assert "refund” in first_user_message with tag:agent = support" in wrong.rationale
 
@@ -58,7 +58,7 @@ def test_reasons_leave_out_words_that_mean_nothing(trained, asked):
 
 
 def test_where_the_label_names_a_fault_a_passing_trace_gets_false(trained, asked):
-    verdict = replace(trained, good=False).scorer()(trace=asked())
+    verdict = LocalScorer(replace(trained, good=False))(trace=asked())
     assert verdict.value is False
     assert verdict.rationale.startswith("Pass")
 
@@ -66,13 +66,13 @@ def test_where_the_label_names_a_fault_a_passing_trace_gets_false(trained, asked
 def test_a_verdict_on_a_trace_it_was_trained_on_says_so(trained, asked):
     trace = asked()
     trace.info.trace_id = next(iter(trained.trained_on))
-    assert trained.scorer()(trace=trace).metadata[semconv.TRAINED_ON] == "true"
+    assert LocalScorer(trained)(trace=trace).metadata[semconv.TRAINED_ON] == "true"
     trace.info.trace_id = "tr-new"
-    assert semconv.TRAINED_ON not in trained.scorer()(trace=trace).metadata
+    assert semconv.TRAINED_ON not in LocalScorer(trained)(trace=trace).metadata
 
 
 def test_a_scorer_can_be_pickled_and_renamed(trained, asked):
-    scorer = pickle.loads(pickle.dumps(trained.scorer("renamed")))  # noqa: S301 - our own
+    scorer = pickle.loads(pickle.dumps(LocalScorer(trained, "renamed")))  # noqa: S301 - our own
     assert scorer(trace=asked()).name == "renamed"
     assert scorer.fingerprint == trained.digest
 

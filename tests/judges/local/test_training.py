@@ -11,7 +11,7 @@ import pytest
 from mlflow_assay import semconv
 from mlflow_assay.contracts import Unscored, UnscoredError
 from mlflow_assay.errors import ConfigError, NotTrustedError
-from mlflow_assay.judges.local import Example, LabelSet, Options, TrainingReport, train, train_examples
+from mlflow_assay.judges.local import Example, LabelSet, LocalScorer, Options, TrainingReport, train, train_examples
 
 FIELDS = ["first_user_message", "tag:agent"]
 
@@ -87,7 +87,7 @@ def test_a_judge_that_agrees_too_little_is_refused_with_the_reason(requests, tmp
     found, labels = requests(120, seed=4, slip=0.4)
     judge = learn(found, labels)
     assert not judge.report.trusted
-    for use in (judge.scorer, lambda: judge.save(tmp_path / "x.judge.zip")):
+    for use in (lambda: LocalScorer(judge), lambda: judge.save(tmp_path / "x.judge.zip")):
         with pytest.raises(NotTrustedError, match=r"may be as low as -?0\.\d\d .*--force"):
             use()
     assert not list(tmp_path.iterdir())
@@ -101,7 +101,7 @@ def test_what_was_forced_is_recorded_in_file_and_verdict(requests, tmp_path, mak
     loaded = LocalJudge.load(judge.save(tmp_path / "x.judge.zip"))
     assert loaded.report.forced and loaded.report.refusals == judge.report.refusals
     trace = make_trace(inputs={"q": found[0].values["first_user_message"]}, tags={"agent": "billing"})
-    verdict = replace(loaded, threshold=0.0).scorer()(trace=trace)
+    verdict = LocalScorer(replace(loaded, threshold=0.0))(trace=trace)
     assert "kappa" in verdict.metadata[semconv.LOCAL_FORCED]
     assert "Used by force" in verdict.rationale
 

@@ -4,7 +4,7 @@
     options = Options(["first_user_message", "tag:agent"])          # what the judge reads
     judge = train(traces, labels, name="routing", options=options)  # a LocalJudge with its evidence
     judge.report.kappa_low, judge.report.refusals                   # may it be used?
-    judge.save("routing.judge.zip"); LocalJudge.load("routing.judge.zip").scorer()
+    judge.save("routing.judge.zip"); LocalScorer(LocalJudge.load("routing.judge.zip"))
 
 The saved file holds words and word fragments of the training texts (digits and e-mail addresses masked), so it is
 as confidential as they are.
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow_assay.judges.local.judge import LocalJudge, Prediction
     from mlflow_assay.judges.local.labels import LabelSet, of_traces, settle
     from mlflow_assay.judges.local.report import TrainingReport
+    from mlflow_assay.judges.local.scorer import LocalScorer
     from mlflow_assay.judges.local.training import Options, train, train_examples
 
 _WHERE = {
@@ -28,6 +29,7 @@ _WHERE = {
     "Field": "examples",
     "LabelSet": "labels",
     "LocalJudge": "judge",
+    "LocalScorer": "scorer",
     "Options": "training",
     "Prediction": "judge",
     "TrainingReport": "report",
@@ -43,6 +45,7 @@ __all__ = [
     "Field",
     "LabelSet",
     "LocalJudge",
+    "LocalScorer",
     "Options",
     "Prediction",
     "TrainingReport",

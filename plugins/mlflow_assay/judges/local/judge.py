@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,18 +15,13 @@ import numpy.typing as npt
 from mlflow_assay import semconv
 from mlflow_assay.contracts import Unscored, UnscoredError
 from mlflow_assay.errors import NotTrustedError
-from mlflow_assay.judges.local import embedder as embedders
-from mlflow_assay.judges.local import examples, features
-from mlflow_assay.judges.local.confidence import Confidence
-from mlflow_assay.judges.local.crossval import Linear
+from mlflow_assay.judges.local import examples, features, storage
 from mlflow_assay.judges.local.examples import Example, Field, Row
 from mlflow_assay.judges.local.features import FittedBlock
-from mlflow_assay.judges.local.report import TrainingReport
+from mlflow_assay.judges.local.trained import Trained
 
 if TYPE_CHECKING:
     from mlflow.entities import Trace
-
-    from mlflow_assay.judges.local.scorer import LocalScorer
 
 __all__ = ["LocalJudge", "Prediction"]
 
@@ -53,43 +49,12 @@ class Prediction:
     towards_fail: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class LocalJudge:
-    """A text classifier trained on labelled traces.
-
-    Attributes:
-        name: the assessment name of its verdicts.
-        purpose: the question it answers.
-        good: the value a passing trace gets; False where the label names a fault, such as `pii_leak`.
-        fields: what it reads, kinds settled.
-        model: blocks, coefficients and intercept.
-        seen: category field -> its values in training, for fields another is crossed with.
-        confidence: from score to chance of being right.
-        threshold: least confidence with which it answers.
-        report: the evidence.
-        trained_on: ids of the traces whose labels it learnt.
-        versions: of the libraries it was trained with.
-        embedder: the embedding model it reads meaning with, or None.
-    """
-
-    name: str
-    purpose: str
-    good: bool
-    fields: tuple[Field, ...]
-    model: Linear
-    seen: Mapping[str, tuple[str, ...]]
-    confidence: Confidence
-    threshold: float
-    report: TrainingReport
-    trained_on: frozenset[str]
-    versions: Mapping[str, str]
-    embedder: embedders.EmbedderRef | None = None
+class LocalJudge(Trained):
+    """A text classifier trained on labelled traces, at work; see `Trained` for what it is made of."""
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over everything the verdicts and their evidence depend on, 64 hex digits."""
-        from mlflow_assay.judges.local import storage
-
         return storage.digest(self)
 
     @property
@@ -152,8 +117,6 @@ class LocalJudge:
             NotTrustedError: it must not be used, and use was not forced.
             ConfigError: the file cannot be written.
         """
-        from mlflow_assay.judges.local import storage
-
         self.require_trust()
         return storage.save(self, Path(path))
 
@@ -168,20 +131,8 @@ class LocalJudge:
         Raises:
             ConfigError: no such file, another format or version, or it was changed since it was written.
         """
-        from mlflow_assay.judges.local import storage
-
-        return storage.load(Path(path), Path(embedder) if embedder else None)
-
-    def scorer(self, name: str | None = None) -> LocalScorer:
-        """The judge as an MLflow scorer.
-
-        Raises:
-            NotTrustedError: it must not be used, and use was not forced.
-        """
-        from mlflow_assay.judges.local.scorer import LocalScorer
-
-        self.require_trust()
-        return LocalScorer(self, name)
+        found = storage.load(Path(path), Path(embedder) if embedder else None)
+        return cls(**{field.name: getattr(found, field.name) for field in dataclasses.fields(found)})
 
     def _refuse_the_unseen(self, row: Row) -> None:
         for field, values in self.seen.items():

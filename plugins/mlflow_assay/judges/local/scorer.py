@@ -10,11 +10,10 @@ from mlflow.genai.scorers import Scorer
 from pydantic import PrivateAttr
 
 from mlflow_assay import semconv
+from mlflow_assay.judges.local.judge import LocalJudge, Prediction
 
 if TYPE_CHECKING:
     from mlflow.entities import Trace
-
-    from mlflow_assay.judges.local.judge import LocalJudge, Prediction
 
 __all__ = ["LocalScorer"]
 
@@ -100,6 +99,4 @@ def _rationale(found: Prediction, judge: LocalJudge) -> str:
 
 def load(path: str, embedder: str | None) -> LocalScorer:
     """A scorer from a saved judge."""
-    from mlflow_assay.judges.local.judge import LocalJudge
-
     return LocalScorer(LocalJudge.load(Path(path).expanduser(), embedder))

@@ -18,7 +18,7 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,9 +30,7 @@ from mlflow_assay.judges.local.crossval import Linear
 from mlflow_assay.judges.local.embedder import EmbedderRef
 from mlflow_assay.judges.local.examples import Field
 from mlflow_assay.judges.local.report import TrainingReport
-
-if TYPE_CHECKING:
-    from mlflow_assay.judges.local.judge import LocalJudge
+from mlflow_assay.judges.local.trained import Trained
 
 __all__ = ["FORMAT", "SUFFIX", "VERSION", "digest", "load", "save"]
 
@@ -46,7 +44,7 @@ Floats = npt.NDArray[np.float64]
 _ARRAYS = ("idf", "mean", "scale")
 
 
-def save(judge: LocalJudge, path: Path) -> Path:
+def save(judge: Trained, path: Path) -> Path:
     """Write the judge; equal judges give equal bytes.
 
     Raises:
@@ -66,13 +64,13 @@ def save(judge: LocalJudge, path: Path) -> Path:
     return path
 
 
-def digest(judge: LocalJudge) -> str:
+def digest(judge: Trained) -> str:
     """SHA-256 over the content of the judge's file, 64 hex digits."""
     return _digest(_members(judge))
 
 
-def load(path: Path, embedder: Path | None = None) -> LocalJudge:
-    """Read a judge; see `LocalJudge.load`."""
+def load(path: Path, embedder: Path | None = None) -> Trained:
+    """Read what was written; see `LocalJudge.load`."""
     members = _read(path)
     manifest = _manifest(members, path)
     try:
@@ -81,7 +79,7 @@ def load(path: Path, embedder: Path | None = None) -> LocalJudge:
         raise ConfigError(f"The local judge {str(path)!r} is not complete: {error}") from error
 
 
-def _members(judge: LocalJudge) -> dict[str, bytes]:
+def _members(judge: Trained) -> dict[str, bytes]:
     """The file's content by name, all but the digest."""
     manifest = {
         "format": FORMAT,
@@ -148,16 +146,14 @@ def _manifest(members: Mapping[str, bytes], path: Path) -> dict[str, Any]:
     return {**manifest, "embedder_path": where}
 
 
-def _judge(manifest: Mapping[str, Any], members: Mapping[str, bytes], embedder: Path | None) -> LocalJudge:
-    from mlflow_assay.judges.local.judge import LocalJudge
-
+def _judge(manifest: Mapping[str, Any], members: Mapping[str, bytes], embedder: Path | None) -> Trained:
     blocks = tuple(_block(number, spec, members) for number, spec in enumerate(manifest["blocks"]))
     coef = _array(members["arrays/coef.npy"])
     if coef.size != sum(b.width for b in blocks):
         raise ValueError(f"{coef.size} coefficients for {sum(b.width for b in blocks)} columns")
     where = str(embedder or manifest["embedder_path"])
     reference = EmbedderRef(where, manifest["embedder"]) if manifest["embedder"] else None
-    return LocalJudge(
+    return Trained(
         name=manifest["name"],
         purpose=manifest["purpose"],
         good=manifest["good"],
