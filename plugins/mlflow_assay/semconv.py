@@ -109,6 +109,7 @@ TAG_TERMINATION: Final = "termination"  # why the recorded run ended, in the rec
 # --- ours: attributes of a span in an imported trace ---------------------------------------------------
 ACTOR: Final = "assay.actor"  # "customer" on what the customer said or did; absent on the agent's spans
 SAMPLING_KEEP: Final = "sampling.keep"  # true on the spans of a run chosen for judging: tail sampling keeps it
+CHECK: Final = "assay.check"  # true on the test span of `assay env --check`, which is no agent's work
 COST: Final = "assay.cost_usd"  # of one model call, on its span
 TRACE_COST: Final = "assay.trace.cost_usd"  # of all calls of a run whose price is known, on its root span
 REDACTED: Final = "assay.redacted"  # how many values were masked in a span; absent where none

@@ -14,6 +14,7 @@ from assay_stack.ports import Ports
 from click.testing import CliRunner
 
 from mlflow_assay.cli import assay
+from mlflow_assay.dashboards.traceql import agent_spans
 from mlflow_assay.sampling import chosen
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -94,6 +95,29 @@ def test_the_shipped_collector_takes_the_test_span(pipeline):
     found = json.loads(done.output)
     assert (done.exit_code, found["taken"]) == (0, True), found
     pipeline.eventually(lambda: pipeline.trace(found["trace_id"]))
+
+
+def test_the_test_span_is_no_agents_in_rates_and_searches(pipeline, make_agent):
+    """Sent before a run of the same service: when that is counted and found, the test span is neither."""
+    sent = ["env", "--endpoint", pipeline.otlp_http, "--service", "support-checked", "--check", "--json"]
+    check = json.loads(CliRunner().invoke(assay, sent).output)["trace_id"]
+    pipeline.eventually(lambda: pipeline.trace(check))
+    code = APP.replace('service="support"', 'service="support-checked"').replace(
+        f"judge_sample={RATE}", "judge_sample=1.0"
+    )
+    runs = {trace.removeprefix("tr-") for trace in make_agent().run(code, ENDPOINT=pipeline.otlp_http)}
+    calls = 'traces_span_metrics_calls_total{service_name="support-checked"}'
+    pipeline.eventually(lambda: sum(value for _, value in pipeline.promql(calls)) == 2 * RUNS)
+    assert {series["span_name"] for series, _ in pipeline.promql(calls)} == {"invoke_agent router", "chat gpt-4.1-mini"}
+
+    def searched() -> set[str]:
+        return {
+            found["traceID"].zfill(32)
+            for found in pipeline.search(agent_spans('resource.service.name = "support-checked"'))
+        }
+
+    pipeline.eventually(lambda: searched() >= runs)
+    assert check not in searched()
 
 
 COLLECTOR = """

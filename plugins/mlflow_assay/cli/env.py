@@ -50,7 +50,8 @@ def env(
     They set MLflow's export alone. Session, tags, cost and redaction are added by one line in the agent, which reads
     these variables: `from mlflow_assay import telemetry; telemetry.configure()`.
 
-    With --check the exit code is 1 when the far end did not take the span.
+    With --check the exit code is 1 when the far end did not take the span. The span is marked `assay.check` and counts
+    as no agent's in rates, boards and searches.
 
     \b
     eval "$(assay env --endpoint http://127.0.0.1:4318 --service support-agent --sample 0.1)"
@@ -80,24 +81,28 @@ def env(
         attributes=attributes,
     )
     if wanted:
-        sys.exit(_check(made[0].value, said, service, as_json))
+        sys.exit(_check(made[0].value, said, service, as_json, shown=not datadog))
     if as_json:
         click.echo(json.dumps({"variables": {one.name: one.value for one in made}}, indent=2))
     else:
         click.echo(v.render(made, form))
 
 
-def _check(url: str, headers: Mapping[str, str], service: str | None, as_json: bool) -> int:
+def _check(url: str, headers: Mapping[str, str], service: str | None, as_json: bool, *, shown: bool) -> int:
+    """The exit code; `shown` says whether the far end shows a span that is no agent's."""
     from mlflow_assay.telemetry.check import check
     from mlflow_assay.telemetry.settings import environment_headers
 
     sent = {**environment_headers(), **{name: _held(value) for name, value in headers.items()}}
     found = check(url, sent, service=service or "assay-check")
     if as_json:
-        shown = {"endpoint": url, "taken": found.taken, "status": found.status, "detail": found.detail}
-        click.echo(json.dumps({**shown, "trace_id": found.trace_id}))
+        answer = {"endpoint": url, "taken": found.taken, "status": found.status, "detail": found.detail}
+        click.echo(json.dumps({**answer, "trace_id": found.trace_id}))
     elif found.taken:
-        click.echo(f"{url} took a span ({found.detail}). Look there for trace {found.trace_id}.")
+        there = (
+            f"Look there for trace {found.trace_id}." if shown else "Datadog shows agents' spans only, so not this one."
+        )
+        click.echo(f"{url} took a span ({found.detail}). {there}")
     else:
         click.echo(f"{url} did not take a span: {found.detail}.", err=True)
     return 0 if found.taken else 1

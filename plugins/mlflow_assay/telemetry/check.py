@@ -1,4 +1,7 @@
-"""Sends one span to an OTLP/HTTP endpoint and says in plain words what came of it."""
+"""Sends one span to an OTLP/HTTP endpoint and says in plain words what came of it.
+
+The span says `assay.check` and nothing of `gen_ai.*`: no rate, board or search of agents takes it for one.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +94,7 @@ def _request(trace_id: str, service: str) -> bytes:
     span = resource.scope_spans.add().spans.add()
     span.name, span.trace_id, span.span_id = "assay check", bytes.fromhex(trace_id), secrets.token_bytes(8)
     span.start_time_unix_nano, span.end_time_unix_nano, span.kind = now - 1_000_000, now, span.SPAN_KIND_INTERNAL
-    keep = KeyValue(key=semconv.SAMPLING_KEEP, value=AnyValue(bool_value=True))
-    span.attributes.extend([pair(semconv.GEN_AI_OPERATION, "invoke_agent"), pair(semconv.GEN_AI_AGENT, "check"), keep])
+    marks = (semconv.CHECK, semconv.SAMPLING_KEEP)
+    span.attributes.extend(KeyValue(key=mark, value=AnyValue(bool_value=True)) for mark in marks)
     data: bytes = message.SerializeToString()
     return data
