@@ -54,6 +54,9 @@ class FakeGrafana:
     def get_folder(self, uid, **_):
         return (200, self.folders[uid]) if uid in self.folders else (404, {"message": "folder not found"})
 
+    def list_folders(self, **_):
+        return 200, list(self.folders.values())
+
     def create_folder(self, *, body, **_):
         if body["uid"] in self.folders:
             return 412, {"message": "a folder with that UID already exists"}
@@ -133,6 +136,7 @@ class FakeGrafana:
 
 ROUTES = [
     (r"GET /api/folders/([\w-]+)", FakeGrafana.get_folder),
+    (r"GET /api/folders", FakeGrafana.list_folders),
     (r"POST /api/folders", FakeGrafana.create_folder),
     (r"GET /api/dashboards/uid/([\w-]+)", FakeGrafana.get_board),
     (r"POST /api/dashboards/db", FakeGrafana.save_board),

@@ -49,6 +49,15 @@ def test_boards_and_alerts_arrive_in_their_folder(ready):
     assert {rule["data"][0]["datasourceUid"] for rule in ready.rules.values()} == {"prometheus-1"}
 
 
+def test_a_folder_of_that_title_serves_under_whatever_uid(ready):
+    """File provisioning of alerts makes the folder under a uid of Grafana's own; a second of that name is refused."""
+    ready.folders["e9f4"] = {"uid": "e9f4", "title": "Agent quality"}
+    run(ready, "--slo", SLO)
+    assert list(ready.folders) == ["e9f4"]
+    assert {board["meta"]["folderUid"] for board in ready.boards.values()} == {"e9f4"}
+    assert {rule["folderUID"] for rule in ready.rules.values()} == {"e9f4"}
+
+
 def test_a_second_import_writes_nothing(ready):
     run(ready, "--slo", SLO)
     ready.calls.clear()

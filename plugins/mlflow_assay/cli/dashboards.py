@@ -162,7 +162,7 @@ def import_boards(
         folder=folder,
         folder_uid=folder_uid,
         datasources={kind: address for kind, address in given.items() if address},
-        rules=_rules(slo, folder_uid) if slo else None,
+        rules=_rules(slo) if slo else None,
         prometheus=prometheus_uid,
         releases=_releases(prompts),
     )
@@ -190,12 +190,12 @@ def _with_mlflow(board: BoardFile, address: str | None) -> BoardFile:
     return replace(board, model=model)
 
 
-def _rules(slo: Path, folder_uid: str) -> Any:
+def _rules(slo: Path) -> Any:
     from mlflow_assay.slo.grafana_rules import grafana_rules
     from mlflow_assay.slo.spec import load
 
     spec = load(slo)
-    return lambda uid: [{**rule, "folderUID": folder_uid} for rule in grafana_rules(spec, uid)]
+    return lambda uid: grafana_rules(spec, uid)
 
 
 def _releases(prompts: tuple[str, ...]) -> list[Any]:

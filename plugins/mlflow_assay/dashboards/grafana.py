@@ -108,7 +108,8 @@ class Grafana:
         """What there is to do, found out by reading only.
 
         Args:
-            folder, folder_uid: where boards and alert rules go.
+            folder, folder_uid: where boards and alert rules go; a folder of that title serves where none has the uid
+                (provisioned alerts make theirs under a uid of Grafana's choice).
             datasources: address by type (`prometheus`, `tempo`) to create where no data source of that type is.
             rules: makes the alert rules, given the uid of the Prometheus data source.
             prometheus: that uid; None takes the only one there is.
@@ -118,7 +119,9 @@ class Grafana:
             ConfigError: a data source is missing, or several could be meant.
             SinkError: Grafana cannot be reached or refuses; says what to do.
         """
-        changes = [self._folder(folder, folder_uid)]
+        found = self._find_folder(folder, folder_uid)
+        folder_uid = folder_uid if found is None else str(found["uid"])
+        changes = [self._folder(folder, folder_uid, found)]
         known = self._call(self._api.datasource.list_datasources)
         changes += [self._datasource(kind, url, known) for kind, url in (datasources or {}).items()]
         missing = {kind for kind in ("prometheus", "tempo") if not _of_type(known, kind)} - set(datasources or {})
@@ -132,7 +135,7 @@ class Grafana:
         changes += [self._board(board, folder_uid) for board in boards]
         if rules is not None:
             uid = prometheus or _only(known, "prometheus", bool((datasources or {}).get("prometheus")))
-            changes += [self._rule(rule) for rule in rules(uid)]
+            changes += [self._rule({**rule, "folderUID": folder_uid}) for rule in rules(uid)]
         return changes + self._marks(list(releases))
 
     def apply(self, changes: Iterable[Change], done: Callable[[Change], None] = lambda change: None) -> None:
@@ -146,8 +149,14 @@ class Grafana:
                 self._call(change.run, change)
             done(change)
 
-    def _folder(self, title: str, uid: str) -> Change:
-        there = self._maybe(lambda: self._api.folder.get_folder(uid))
+    def _find_folder(self, title: str, uid: str) -> dict[str, Any] | None:
+        there: dict[str, Any] | None = self._maybe(lambda: self._api.folder.get_folder(uid))
+        if there is None:
+            known = self._call(self._api.folder.get_all_folders)
+            there = next((folder for folder in known if folder["title"] == title), None)
+        return there
+
+    def _folder(self, title: str, uid: str, there: dict[str, Any] | None) -> Change:
         if there is None:
             return Change("folder", title, "create", "", lambda: self._api.folder.create_folder(title, uid))
         return Change("folder", str(there["title"]), "unchanged", "", lambda: None)
