@@ -7,11 +7,12 @@ public way where `open_store` returns None. The gain: one query where MLflow sen
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mlflow.entities import Feedback, TraceInfo
+    from mlflow.entities import Feedback, Span, Trace, TraceInfo
 
 __all__ = [
     "VERSIONS",
@@ -21,6 +22,7 @@ __all__ = [
     "span_rows",
     "trace_infos",
     "updated_assessments",
+    "with_spans",
 ]
 
 VERSIONS = ((3, 17), (3, 18))
@@ -46,16 +48,56 @@ def open_store() -> Any:
 
 def trace_infos(store: Any, trace_ids: Sequence[str]) -> list[TraceInfo]:
     """Trace infos with tags, metadata and assessments, in a few queries for all; unknown ids are absent."""
+    from mlflow.store.tracking import sqlalchemy_store as theirs
     from mlflow.store.tracking.dbmodels.models import SqlTraceInfo
     from sqlalchemy.orm import selectinload
 
+    # What `search_traces` makes its infos with: half the time of one object for each tag and metadata row.
+    columns, from_rows = (getattr(theirs, n, None) for n in ("_TRACE_INFO_COLUMNS", "_build_trace_infos_from_rows"))
     eager = [selectinload(getattr(SqlTraceInfo, part)) for part in ("tags", "request_metadata", "assessments")]
     found: list[TraceInfo] = []
     with store.ManagedSessionMaker() as session:
         for chunk in _chunks(trace_ids):
-            rows = session.query(SqlTraceInfo).filter(SqlTraceInfo.request_id.in_(chunk)).options(*eager)
-            found += [row.to_mlflow_entity() for row in rows]
+            wanted = SqlTraceInfo.request_id.in_(chunk)
+            if columns and from_rows:
+                found += from_rows(session, session.query(*columns).filter(wanted).all())
+            else:
+                found += [r.to_mlflow_entity() for r in session.query(SqlTraceInfo).filter(wanted).options(*eager)]
     return found
+
+
+def with_spans(store: Any, infos: Sequence[TraceInfo]) -> list[Trace]:
+    """These traces with their spans, where the database holds all of them; others are absent.
+
+    Args:
+        infos: as `trace_infos` or a search gives them.
+    """
+    from mlflow.entities import Trace, TraceData
+    from mlflow.store.tracking.dbmodels.models import SqlSpan as Row
+    from mlflow.tracing.constant import SpansLocation, TraceMetadataKey, TraceSizeStatsKey, TraceTagKey
+
+    here = [i for i in infos if i.tags.get(TraceTagKey.SPANS_LOCATION) == SpansLocation.TRACKING_STORE.value]
+    found: dict[str, list[tuple[bool, int, str]]] = {info.trace_id: [] for info in here}
+    columns = (Row.trace_id, Row.parent_span_id, Row.start_time_unix_nano, Row.content)
+    with store.ManagedSessionMaker() as session:
+        for chunk in _chunks(list(found)):
+            for trace_id, parent, start, content in session.query(*columns).filter(Row.trace_id.in_(chunk)):
+                found[trace_id].append((parent is not None, start, content))
+    traces: list[Trace] = []
+    for info in here:
+        spans = sorted(found[info.trace_id], key=lambda span: span[:2])  # the root first, as MLflow has it
+        stats = info.trace_metadata.get(TraceMetadataKey.SIZE_STATS)
+        whole = len(spans) >= (json.loads(stats).get(TraceSizeStatsKey.NUM_SPANS, 0) if stats else 1)
+        if spans and whole and all(content for *_, content in spans):  # an archived trace's contents are emptied
+            traces.append(Trace(info, TraceData([_span(content) for *_, content in spans])))
+    return traces
+
+
+def _span(content: str) -> Span:
+    from mlflow.entities import span as theirs
+
+    lazy: Any = getattr(theirs, "LazySpan", None)  # parsed when it is looked at
+    return lazy.from_stored_content(content) if lazy else theirs.Span.from_dict(json.loads(content))
 
 
 def assessment_ids(store: Any, wanted: Sequence[str]) -> set[str]:

@@ -6,6 +6,7 @@ import mlflow
 import pytest
 from mlflow.entities import AssessmentSource
 
+from mlflow_assay.datasets import selecting
 from mlflow_assay.datasets.build import BuildPlan, build
 from mlflow_assay.datasets.shaping import Shaping
 from mlflow_assay.errors import ConfigError, NotTrustedError, StoreError
@@ -291,3 +292,54 @@ def test_from_python_in_one_call(judged, tmp_path):
     again = assay.load_dataset("failed@golden", str(tmp_path / "s"))
     assert again.digest == made.digest
     assert {r.inputs["request"] for r in again.rows()} == {f"{t} for [EMAIL]" for t in TOPICS[:2]}
+
+
+# --- more traces than are held ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        (),
+        ("judge request_resolved failed",),
+        ("judge request_resolved passed", "tag domain = b"),
+        ("judge request_resolved wrong",),
+        ("judge request_resolved right",),
+        ("judge whole_session failed",),
+        ("judge whole_session unscored",),
+        ("label request_resolved bad",),
+        ("label only_once any",),
+    ],
+)
+def test_what_is_chosen_is_the_same_however_few_traces_are_held(judged, monkeypatch, conditions):
+    code = AssessmentSource("CODE", "a-judge")
+    for i in range(14):
+        session = f"s{i % 4}" if i % 3 else None
+        labels = {"request_resolved": i % 5 > 1} if i % 2 else {}
+        trace = judged(f"{i}", verdict=i % 3 > 0, tags={"domain": "ab"[i % 2]}, session=session, labels=labels)
+        if session:
+            metadata = {"mlflow.trace.session": session}
+            mlflow.log_feedback(trace_id=trace, name="whole_session", value=i % 7 > 2, source=code, metadata=metadata)
+    mlflow.log_feedback(trace_id=trace, name="only_once", value=True, source=AssessmentSource("HUMAN", "ann"))
+
+    def outcome():
+        try:
+            found, made = built(*conditions)
+        except StoreError as error:
+            return str(error), None
+        return [row.trace_id for row in found], {k: made.query[k] for k in ("traces_read", "judges")}
+
+    at_once = outcome()
+    monkeypatch.setattr(selecting, "_HELD", 3)
+    monkeypatch.setattr(selecting, "_PARTS", 4)
+    assert outcome() == at_once
+
+
+def test_a_judge_nobody_heard_of_is_said_when_traces_were_parted_too(judged, monkeypatch):
+    for i in range(5):
+        judged(f"{i}", verdict=True)
+    monkeypatch.setattr(selecting, "_HELD", 2)
+    with pytest.raises(ConfigError, match=r"No judge 'routing' gave verdicts.*request_resolved"):
+        built("judge routing failed")
+    with pytest.raises(ConfigError, match="Nobody labelled these traces with 'tone'"):
+        built("label tone bad")

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,12 @@ from mlflow_assay.contracts import JudgeContract, TraceSource
 from mlflow_assay.datasets import expected, where
 from mlflow_assay.datasets.model import About, DatasetRow, row_id
 from mlflow_assay.datasets.redacting import Redacting
+from mlflow_assay.datasets.selecting import Chosen, choose
 from mlflow_assay.datasets.shaping import Shaped, Shaping, shape
 from mlflow_assay.errors import StoreError
 from mlflow_assay.judges import fields as trace_fields
-from mlflow_assay.labels.rows import Row, check_by, needs_spans, read_row
-from mlflow_assay.labels.window import Window, parse_labels
+from mlflow_assay.labels.rows import check_by, read_row
+from mlflow_assay.labels.window import parse_labels
 from mlflow_assay.redaction import Redactor
 from mlflow_assay.sources.mlflow_store import MlflowSource, load_ids
 
@@ -110,26 +110,32 @@ def build(
         plan: which of them, and what of them.
         contracts: pass rules by assessment name, for verdicts that record no outcome; None for none.
         redactor: what replaces personal data in inputs, outputs, expectations and tags; None replaces nothing.
-        progress: called with rows made so far and in all.
+        progress: called with traces looked at so far and None, then with rows made so far and in all.
 
     Raises:
         ConfigError: a condition names a judge or label that is not there.
         StoreError: no trace is selected, or MLflow cannot be read.
         NotTrustedError: too few groups to split.
     """
-    window, tags = _read(source, plan, contracts or {})
-    selected = where.select(window, tags, where.parse(plan.where))
-    if not selected:
+    conditions, counted = where.parse(plan.where), progress
+    chosen = choose(
+        source,
+        conditions,
+        contracts or {},
+        parse_labels(plan.labels),
+        None if counted is None else lambda done: counted(done, None),
+    )
+    if not len(chosen):
         raise StoreError(
             "No trace meets all conditions.",
-            found=f"{len(window.rows)} traces; conditions: {'; '.join(plan.where) or 'none'}",
+            found=f"{chosen.read} traces; conditions: {'; '.join(plan.where) or 'none'}",
             fix="Loosen --where, or take in more traces (--since, --filter).",
         )
     noted = _Notes(redactor)
-    shaped = shape(noted.rows(_load(source, selected), selected, plan, tags, progress), plan.shaping)
-    query = _query(source, plan, window) | {
-        "traces_read": len(window.rows),
-        "traces_selected": len(selected),
+    shaped = shape(noted.rows(_load(source, chosen), len(chosen), plan, progress), plan.shaping)
+    query = _query(source, plan, chosen) | {
+        "traces_read": chosen.read,
+        "traces_selected": len(chosen),
         "traces_without_inputs": noted.without_inputs,
         "traces_without_slice": noted.without_slice if plan.slice else 0,
         "traces_without_expectations": noted.without_expectations,
@@ -138,29 +144,17 @@ def build(
     return Built(shaped, query, noted.redacting.record())
 
 
-def _read(
-    source: TraceSource, plan: BuildPlan, contracts: Mapping[str, JudgeContract]
-) -> tuple[Window, dict[str, dict[str, str]]]:
-    by = [plan.slice] if plan.slice else []
-    wanted = {c.name for c in where.parse(plan.where) if c.kind == "tag"} | set(plan.tags)
-    rows: dict[str, Row] = {}
-    tags: dict[str, dict[str, str]] = {}
-    for trace in source.traces(spans=needs_spans(by)):
-        row = read_row(trace, by)
-        rows[row.trace_id] = row
-        tags[row.trace_id] = {k: v for k, v in (trace.info.tags or {}).items() if k in wanted}
-    ordered = sorted(rows.values(), key=lambda row: (row.time_ms, row.trace_id))
-    return where.window_of(ordered, contracts, parse_labels(plan.labels)), tags
-
-
-def _load(source: TraceSource, selected: Sequence[Row]) -> Iterator[Trace]:
-    """The selected traces with their spans, a few at a time."""
+def _load(source: TraceSource, chosen: Chosen) -> Iterator[Trace]:
+    """The chosen traces with their spans, a few at a time."""
     if isinstance(source, MlflowSource):
-        for start in range(0, len(selected), _CHUNK):
-            yield from load_ids([row.trace_id for row in selected[start : start + _CHUNK]])
+        for ids in chosen.ids(_CHUNK):
+            yield from load_ids(ids)
         return
-    wanted = {row.trace_id for row in selected}
-    yield from (trace for trace in source.traces(spans=True) if trace.info.trace_id in wanted)
+    wanted = {trace_id for ids in chosen.ids(_CHUNK) for trace_id in ids}
+    for trace in source.traces(spans=True):
+        if trace.info.trace_id in wanted:
+            wanted.remove(trace.info.trace_id)  # one that comes twice is taken once
+            yield trace
 
 
 class _Notes:
@@ -173,16 +167,15 @@ class _Notes:
     def rows(
         self,
         traces: Iterable[Trace],
-        selected: Sequence[Row],
+        count: int,
         plan: BuildPlan,
-        tags: Mapping[str, Mapping[str, str]],
         progress: Callable[[int, int | None], None] | None,
     ) -> Iterator[DatasetRow]:
-        known = {row.trace_id: row for row in selected}
+        by = [plan.slice] if plan.slice else []
         for done, trace in enumerate(traces, 1):
             if progress is not None:
-                progress(done, len(selected))
-            row = known[trace.info.trace_id]
+                progress(done, count)
+            row = read_row(trace, by)
             inputs = (
                 trace_fields.extract_all(trace, plan.inputs) if plan.inputs else trace_fields.extract(trace, "inputs")
             )
@@ -196,7 +189,7 @@ class _Notes:
                 trace_id=row.trace_id,
                 session=row.session,
                 slice=row.groups.get(plan.slice) if plan.slice else None,
-                tags={**_kept(tags.get(row.trace_id, {}), plan), **expected.labels(row)},
+                tags={**_kept(trace.info.tags or {}, plan), **expected.labels(row)},
             )
             self.without_slice += made.slice is None
             self.without_expectations += not made.expectations
@@ -210,12 +203,9 @@ def _kept(tags: Mapping[str, str], plan: BuildPlan) -> dict[str, str]:
     return {key: value for key, value in tags.items() if key in plan.tags}
 
 
-def _query(source: TraceSource, plan: BuildPlan, window: Window) -> dict[str, Any]:
-    judges = [c.name for c in where.parse(plan.where) if c.kind == "judge"]
+def _query(source: TraceSource, plan: BuildPlan, chosen: Chosen) -> dict[str, Any]:
     facts: dict[str, Any] = {k: v for k, v in asdict(plan).items() if v}
-    facts["judges"] = {
-        name: dict(Counter(v.version or "unnamed" for v in window.found[name].verdicts.values())) for name in judges
-    }
+    facts["judges"] = {name: dict(versions) for name, versions in chosen.judges.items()}
     if not isinstance(source, MlflowSource):
         return facts | {"source": type(source).__qualname__}
     import mlflow

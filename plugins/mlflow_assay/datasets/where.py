@@ -14,7 +14,7 @@ Conditions are joined by "and": several of them, or one text with ` and ` in it.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from mlflow_assay.contracts import JudgeContract
@@ -24,7 +24,7 @@ from mlflow_assay.labels.rows import Mark, Row
 from mlflow_assay.labels.verdicts import JudgeVerdicts, collect, read_label
 from mlflow_assay.labels.window import LabelChoice, Window
 
-__all__ = ["Condition", "parse", "select", "window_of"]
+__all__ = ["Condition", "check", "parse", "select", "window_of"]
 
 _WORDS = {
     "judge": ("failed", "passed", "unscored", "wrong", "right"),
@@ -80,9 +80,36 @@ def _parse(text: str) -> Condition:
     raise ConfigError(f"The condition {text!r} cannot be read.", valid=_VALID)
 
 
-def window_of(rows: Sequence[Row], contracts: Mapping[str, JudgeContract], choice: LabelChoice) -> Window:
-    """The window over rows read already."""
-    return Window(tuple(rows), {f.name: f for f in collect(rows, contracts)}, contracts, choice)
+def window_of(
+    rows: Sequence[Row],
+    contracts: Mapping[str, JudgeContract],
+    choice: LabelChoice,
+    sessions: Mapping[str, bool] | None = None,
+) -> Window:
+    """The window over rows read already; `sessions` as in `labels.verdicts.collect`."""
+    return Window(tuple(rows), {f.name: f for f in collect(rows, contracts, sessions)}, contracts, choice)
+
+
+def check(conditions: Sequence[Condition], judges: Collection[str], labels: Collection[str]) -> None:
+    """See that every condition speaks of something that is there.
+
+    Args:
+        conditions: what is asked.
+        judges: names of the judges that gave verdicts on these traces.
+        labels: names of people's feedback and expectations on them.
+
+    Raises:
+        ConfigError: a judge or label named has said nothing on any of these traces.
+    """
+    for condition in conditions:
+        if condition.kind == "judge" and condition.name not in judges:
+            raise ConfigError(
+                f"No judge {condition.name!r} gave verdicts on these traces.",
+                valid=sorted(judges) or "(none)",
+                fix="Judge them first (assay score), or look at other traces (--since, --filter).",
+            )
+        if condition.kind == "label" and condition.name not in labels:
+            raise ConfigError(f"Nobody labelled these traces with {condition.name!r}.", valid=sorted(labels))
 
 
 def select(window: Window, tags: Mapping[str, Mapping[str, str]], conditions: Sequence[Condition]) -> list[Row]:
@@ -92,9 +119,6 @@ def select(window: Window, tags: Mapping[str, Mapping[str, str]], conditions: Se
         window: rows and verdicts.
         tags: trace id to its tags.
         conditions: none selects all.
-
-    Raises:
-        ConfigError: a judge or label named has said nothing on any of these traces.
     """
     kept = {row.trace_id for row in window.rows}
     for condition in conditions:
@@ -119,11 +143,7 @@ def _meeting(window: Window, tags: Mapping[str, Mapping[str, str]], condition: C
 
 def _by_judge(window: Window, condition: Condition) -> set[str]:
     if condition.name not in window.found:
-        raise ConfigError(
-            f"No judge {condition.name!r} gave verdicts on these traces.",
-            valid=window.judges or "(none)",
-            fix="Judge them first (assay score), or look at other traces (--since, --filter).",
-        )
+        return set()
     found = window.found[condition.name]
     passed = {unit: verdict.reading.passed for unit, verdict in found.verdicts.items()}
     if condition.what in ("wrong", "right"):
@@ -154,9 +174,6 @@ def _by_label(window: Window, condition: Condition) -> set[str]:
         votes = [read_label(m.value, contract) for m in latest.values()]
         if latest:
             said[row.trace_id] = [v for v in votes if v is not None]
-    if not said:
-        names = sorted({m.name for row in window.rows for m in row.marks if m.human})
-        raise ConfigError(f"Nobody labelled these traces with {condition.name!r}.", valid=names)
     return {trace for trace, votes in said.items() if _votes_are(condition.what, votes)}
 
 

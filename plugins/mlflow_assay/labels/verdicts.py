@@ -24,8 +24,10 @@ __all__ = [
     "JudgeVerdicts",
     "Reading",
     "Verdict",
+    "carries_session",
     "collect",
     "human_marks",
+    "is_verdict",
     "read_label",
     "read_plain",
     "read_verdict",
@@ -171,26 +173,49 @@ def scale_value(value: Any, contract: JudgeContract | None) -> float | str | Non
         return None
 
 
-def collect(rows: Sequence[Row], contracts: Mapping[str, JudgeContract]) -> list[JudgeVerdicts]:
+def carries_session(mark: Mark) -> bool:
+    """Whether the assessment names the session it is about."""
+    return _SESSION in mark.metadata
+
+
+def is_verdict(mark: Mark, row: Row) -> bool:
+    """Whether the assessment is a judge's verdict that counts: valid, or one that a person overrode."""
+    return not mark.expectation and not mark.human and (mark.valid or _by_person(mark, row))
+
+
+def _by_person(mark: Mark, row: Row) -> bool:
+    return mark.id is not None and any(m.overrides == mark.id and m.human and m.valid for m in row.marks)
+
+
+def collect(
+    rows: Sequence[Row], contracts: Mapping[str, JudgeContract], sessions: Mapping[str, bool] | None = None
+) -> list[JudgeVerdicts]:
     """The verdicts of every judge found in the rows, by name.
+
+    Args:
+        rows: the traces.
+        contracts: what is known of the judges.
+        sessions: for judges without a contract, whether they judge sessions; None finds out from the rows.
 
     Only valid assessments count, and only the latest of each unit. A verdict that a *person* overrode counts
     too, as what the judge said: people override what looks wrong, so leaving those out would flatter the judge.
     """
     found: dict[str, list[Verdict]] = {}
     for row in rows:
-        by_person = {m.overrides for m in row.marks if m.human and m.overrides and m.valid}
         for mark in row.marks:
-            overridden = mark.id is not None and mark.id in by_person
-            if not mark.expectation and not mark.human and (mark.valid or overridden):
+            if is_verdict(mark, row):
                 reading = read_verdict(mark, contracts.get(mark.name))
-                found.setdefault(mark.name, []).append(Verdict(row, row.trace_id, mark, reading, overridden))
-    return [_judge(name, verdicts, contracts.get(name)) for name, verdicts in sorted(found.items())]
+                verdict = Verdict(row, row.trace_id, mark, reading, _by_person(mark, row))
+                found.setdefault(mark.name, []).append(verdict)
+    return [_judge(n, verdicts, contracts.get(n), (sessions or {}).get(n)) for n, verdicts in sorted(found.items())]
 
 
-def _judge(name: str, verdicts: list[Verdict], contract: JudgeContract | None) -> JudgeVerdicts:
+def _judge(
+    name: str, verdicts: list[Verdict], contract: JudgeContract | None, known: bool | None = None
+) -> JudgeVerdicts:
     # A verdict about a session says so: its contract does, or it carries the session's id.
-    sessions = contract.scope == "session" if contract else all(_SESSION in v.mark.metadata for v in verdicts)
+    told = known if known is not None else all(carries_session(v.mark) for v in verdicts)
+    sessions = contract.scope == "session" if contract else told
     latest: dict[str, Verdict] = {}
     for verdict in sorted(verdicts, key=lambda v: v.mark.time_ms):
         unit = verdict.row.unit if sessions else verdict.row.trace_id

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay import sqlstore
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 _PAGE = 200
+_PAGES = 25  # of one search
 _DURATION = re.compile(r"(\d+)\s*(m|h|d|w)")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 _BUSY_TIMEOUT_S = 60
@@ -158,12 +160,14 @@ class MlflowSource:
         from mlflow.exceptions import MlflowException
 
         client, location = MlflowClient(), self.experiment_id
-        token, left = None, self.max_traces
-        while left is None or left > 0:
+        left, since, seen, token = self.max_traces, self.since_ms, _Seen(), None
+        for pages in count(1):
+            if left == 0:
+                return
             try:
                 page = client.search_traces(
                     locations=[location],
-                    filter_string=self._filter(),
+                    filter_string=self._filter(since),
                     max_results=_PAGE if left is None else min(_PAGE, left),
                     order_by=["timestamp_ms ASC"],
                     page_token=token,
@@ -171,11 +175,16 @@ class MlflowSource:
                 )
             except MlflowException as error:
                 raise StoreError(f"MLflow could not search traces: {error.message}") from error
-            yield from (trace.info for trace in page)
-            left = None if left is None else left - len(page)
+            fresh = seen.fresh([trace.info for trace in page])
+            yield from fresh
+            left = None if left is None else left - len(fresh)
             token = page.token
             if not token:
                 return
+            # MLflow counts its way to each page, so the millionth trace costs as much as all before it: start anew
+            # from the last time seen, unless all of these pages are of that one time.
+            if pages % _PAGES == 0 and seen.time_ms != since:
+                since, token = seen.time_ms, None
 
     def traces(self, *, spans: bool = True) -> Iterator[Trace]:
         """The traces, spans included unless told otherwise. A trace whose spans cannot be read has none."""
@@ -187,9 +196,28 @@ class MlflowSource:
                 page = []
         yield from load_spans(page) if spans else bare(page)
 
-    def _filter(self) -> str | None:
-        since = f"timestamp_ms >= {self.since_ms}" if self.since_ms is not None else None
+    def _filter(self, since_ms: int | None) -> str | None:
+        since = f"timestamp_ms >= {since_ms}" if since_ms is not None else None
         return " AND ".join(part for part in (self.filter, since) if part) or None
+
+
+class _Seen:
+    """The last time read and what was read of it, for a search that starts anew there."""
+
+    def __init__(self) -> None:
+        self.time_ms: int | None = None
+        self._ids: set[str] = set()
+
+    def fresh(self, infos: Sequence[TraceInfo]) -> list[TraceInfo]:
+        """Those that were not given before."""
+        found: list[TraceInfo] = []
+        for info in infos:
+            if info.request_time != self.time_ms:
+                self.time_ms, self._ids = info.request_time, set()
+            if info.trace_id not in self._ids:
+                self._ids.add(info.trace_id)
+                found.append(info)
+        return found
 
 
 def bare(infos: Sequence[TraceInfo]) -> list[Trace]:
@@ -204,7 +232,7 @@ def load_spans(infos: Sequence[TraceInfo]) -> list[Trace]:
 
     MLflow drops a trace it cannot read from a batch without a word; here it stays, with no spans.
     """
-    loaded = {t.info.trace_id: t for t in _batch([i.trace_id for i in infos])}
+    loaded = {t.info.trace_id: t for t in _batch([i.trace_id for i in infos], infos)}
     empty = {t.info.trace_id: t for t in bare([i for i in infos if i.trace_id not in loaded])}
     return [loaded.get(i.trace_id) or empty[i.trace_id] for i in infos]
 
@@ -271,8 +299,12 @@ def infos_of(trace_ids: Sequence[str]) -> list[TraceInfo]:
         return [store.get_trace_info(i) for i in trace_ids]
 
 
-def _batch(trace_ids: Sequence[str]) -> list[Trace]:
-    """Traces with spans, in as few round trips as the store allows; unreadable ones are absent."""
+def _batch(trace_ids: Sequence[str], infos: Sequence[TraceInfo] | None = None) -> list[Trace]:
+    """Traces with spans, in as few round trips as the store allows; unreadable ones are absent.
+
+    Args:
+        infos: of these traces, where they have been read.
+    """
     from mlflow.exceptions import MlflowException
     from mlflow.tracing.client import TracingClient
 
@@ -281,7 +313,7 @@ def _batch(trace_ids: Sequence[str]) -> list[Trace]:
     try:
         if (sql := sqlstore.open_store()) is not None:
             # One query for all; MLflow's client would ask for every trace's tags, metadata and assessments apart.
-            found = list(sql.batch_get_traces(list(trace_ids)))
+            found = sqlstore.with_spans(sql, sqlstore.trace_infos(sql, trace_ids) if infos is None else infos)
         have = {trace.info.trace_id for trace in found}
         # What is not in the database, such as spans kept as artifacts, comes by MLflow's own way.
         rest = [i for i in trace_ids if i not in have]
