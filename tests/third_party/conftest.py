@@ -10,6 +10,7 @@ import pytest
 from mlflow_assay.judges.case_traces import session_of, trace_of
 from mlflow_assay.judges.definition import Case
 
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
 TOOL = {
     "type": "function",
     "function": {"name": "get_order", "description": "Finds an order.", "parameters": {"type": "object"}},
@@ -17,10 +18,10 @@ TOOL = {
 
 
 def turn(number: int) -> dict[str, Any]:
-    """One exchange: a question and its answer, the tools offered, one call, two passages."""
+    """One exchange: a question and its answer, each with an image, the tools offered, one call, two passages."""
     return {
-        "inputs": {"question": f"Where is order {number}?"},
-        "outputs": {"answer": f"Order {number} arrives tomorrow."},
+        "inputs": {"question": f"Where is order {number}?", "photo": PICTURE},
+        "outputs": {"answer": f"Order {number} arrives tomorrow.", "map": PICTURE},
         "spans": [
             {
                 "name": "chat",

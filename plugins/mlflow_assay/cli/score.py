@@ -214,9 +214,8 @@ def _print(report: RunReport) -> None:
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     for tally in report.tallies:
         for reason, count in tally.unscored.most_common():
-            click.echo(
-                f"  {tally.judge}: {count} unscored, {reason}. For example: {tally.examples.get(reason) or reason}"
-            )
+            example = " ".join((tally.examples.get(reason) or reason).split())
+            click.echo(f"  {tally.judge}: {count} unscored, {reason}. For example: {example}")
     click.echo(f"{report.traces} traces, {report.stored} verdicts stored, {report.wall_s:.1f} s")
     for note in _notes(report):
         click.echo(note)

@@ -8,6 +8,7 @@ A field is named by one of:
     tool_errors          errors of tool calls               retrieved        retrieved passages as text
     tools_available      tools offered to the model: name, description, parameters
     evidence             retrieved passages and results of tool calls, as text
+    input_images, output_images                             images in the root span's inputs, outputs
     duration_ms          wall time of the trace             total_tokens     tokens used by the trace
     cost_usd             recorded cost of the trace         steps            number of spans below the root
     tag:KEY  metadata:KEY  expectation:KEY
@@ -26,6 +27,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.errors import ConfigError
+from mlflow_assay.judges import media
 
 if TYPE_CHECKING:
     from mlflow.entities import Span, Trace
@@ -34,6 +36,7 @@ __all__ = [
     "answer_in",
     "as_text",
     "check",
+    "content_text",
     "extract",
     "extract_all",
     "last_user_message",
@@ -127,6 +130,12 @@ def as_text(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, default=str, sort_keys=True)
 
 
+def content_text(content: Any) -> str:
+    """A message's content as text; of content parts their texts, and `(image)` for an image."""
+    words = media.said(content)
+    return as_text(content) if words is None else words
+
+
 def _spans(trace: Trace) -> list[Span]:
     return list(trace.data.spans) if trace.data else []
 
@@ -186,7 +195,7 @@ def _messages(trace: Trace) -> list[Mapping[str, Any]]:
 def _first_user_message(trace: Trace) -> str | None:
     for message in _messages(trace):
         if message["role"] == "user" and message.get("content"):
-            return as_text(message["content"])
+            return content_text(message["content"])
     root = _root(trace)
     return None if root is None or root.inputs is None else question_in(root.inputs)
 
@@ -195,7 +204,7 @@ def last_user_message(trace: Trace) -> str | None:
     """What the user said last in a trace's inputs: what its answer is to; None where nothing is recorded."""
     for message in reversed(_messages(trace)):
         if message["role"] == "user" and message.get("content"):
-            return as_text(message["content"])
+            return content_text(message["content"])
     return _first_user_message(trace)
 
 
@@ -242,7 +251,7 @@ def _transcript(trace: Trace) -> str | None:
     else:
         turns = [*_messages(trace)] or [{"role": "user", "content": _first_user_message(trace)}]
         turns.append({"role": "assistant", "content": _final_answer(trace)})
-    lines = [f"{t.get('role')}: {as_text(t['content'])}" for t in turns if t.get("content")]
+    lines = [f"{t.get('role')}: {content_text(t['content'])}" for t in turns if t.get("content")]
     return "\n".join(lines) or None
 
 
@@ -294,6 +303,12 @@ def _evidence(trace: Trace) -> list[str] | None:
     return [*(_retrieved(trace) or []), *results] or None
 
 
+def _images(trace: Trace, side: str) -> list[str] | None:
+    root = _root(trace)
+    found = media.images_in(getattr(root, side)) if root is not None else None
+    return [image.uri for image in found] if found else None
+
+
 def _agents(trace: Trace) -> list[str] | None:
     names = [s.name for s in _of_type(trace, "AGENT") if s.parent_id is not None]
     return names or None
@@ -324,6 +339,8 @@ _NAMED: dict[str, Callable[[Any], Any]] = {
     "retrieved": _retrieved,
     "tools_available": _tools_available,
     "evidence": _evidence,
+    "input_images": lambda trace: _images(trace, "inputs"),
+    "output_images": lambda trace: _images(trace, "outputs"),
     "agents": _agents,
     "duration_ms": lambda trace: trace.info.execution_duration,
     "total_tokens": _total_tokens,

@@ -59,14 +59,20 @@ class JudgeRequest:
 
     @property
     def prompt(self) -> str:
-        """All message contents, joined by newlines."""
-        return "\n".join(str(m.get("content") or "") for m in self.body.get("messages", []))
+        """The text of all message contents, joined by newlines."""
+        return "\n".join(_text_of(m.get("content") or "") for m in self.body.get("messages", []))
 
     @property
     def schema(self) -> dict[str, Any]:
         """The JSON Schema its response format asks for; empty where it asks for none."""
         found: dict[str, Any] = (self.body.get("response_format") or {}).get("json_schema", {}).get("schema", {})
         return found
+
+
+def _text_of(content: Any) -> str:
+    if not isinstance(content, list):
+        return str(content)
+    return "\n".join(str(part["text"]) for part in content if isinstance(part, dict) and "text" in part)
 
 
 Script = Callable[[JudgeRequest], "Reply | str"]

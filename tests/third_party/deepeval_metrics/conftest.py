@@ -76,6 +76,8 @@ def replies(name: str, good: bool) -> Callable[[JudgeRequest], str]:
                 return "TP" if good else "FP"
             if field == "winner":
                 return contestant(request.prompt, good)
+            if field == "score" and schema.get("type") == "array":  # of images, one for each thing looked at
+                return [10 if good else 0]
             if field == "score":
                 return (10 if title in OUT_OF_TEN else 1) if good else 0
             if field == "verdict" and schema.get("type") in ("number", "boolean"):

@@ -53,7 +53,7 @@ def declared(calls, exchanges):
     windows = sum(PASSAGES * (exchange + 1) for exchange in range(exchanges))
     units = {
         "": 1, "exchange": exchanges, "passage": PASSAGES, "passage in its window": windows,
-        "intention": 1, "node asked": 1,
+        "intention": 1, "node asked": 1, "image": 1,
     }  # fmt: skip
     terms = [re.fullmatch(r"(\d+)(?: per (.+))?", term) for term in calls.partition(",")[0].split(" + ")]
     return sum(int(term[1]) * units[term[2] or ""] for term in terms)

@@ -20,6 +20,7 @@ from mlflow_assay.judges.definition import Case
 from mlflow_assay.testing import FakeJudgeServer, JudgeRequest, Reply, filled, sample_trace
 
 PASSAGES = ("Orders take two days.", "Parcels travel by night.")
+PICTURE = "data:image/png;base64,iVBORw0KGgo="
 TOOL = {"type": "function", "function": {"name": "get_order", "description": "Finds an order.", "parameters": {}}}
 QUESTION, ANSWER, REFERENCE = "Where is order {}?", "Order {} arrives tomorrow.", "It arrives tomorrow."
 
@@ -28,7 +29,7 @@ def turn(number: int) -> dict[str, Any]:
     documents = [{"page_content": text, "metadata": {"doc_uri": f"doc-{n}"}} for n, text in enumerate(PASSAGES)]
     return {
         "inputs": {"question": QUESTION.format(number)},
-        "outputs": {"answer": ANSWER.format(number)},
+        "outputs": {"answer": ANSWER.format(number), "map": PICTURE},
         "spans": [
             {"name": "chat", "type": "CHAT_MODEL", "outputs": {}, "attributes": {"mlflow.chat.tools": [TOOL]}},
             {"name": "get_order", "inputs": {"order": number}, "outputs": {"due": "tomorrow"}},
@@ -172,7 +173,7 @@ def for_ragas(name: str, value: Any, good: bool) -> Any:
             "FN": [] if good else [{"statement": "s", "reason": "r"}],
             "classifications": [good], "answers": ["1" if good else "0"],
             "question": QUESTION.format(order_in(request)),
-            "equivalent": good, "equivalence": good, "equals": good,
+            "faithful": good, "relevant": good, "equivalent": good, "equivalence": good, "equals": good,
             "value": ("pass" if good else "fail") if short == "DiscreteMetric" else float(good),
         }  # fmt: skip
         return table.get(field)
@@ -344,6 +345,7 @@ def check_deadline(library: Any, name: str) -> None:
     with FakeJudgeServer(Reply("late", delay_s=3)) as server:
         found = verdict(bind(library, name, replace(server.model, timeout_s=0.5)))
     assert judging.reason_of(found) is Unscored.TIMEOUT, found.error
+    assert "no answer within 0.5 s" in found.error.error_message
 
 
 @pytest.fixture(scope="session")

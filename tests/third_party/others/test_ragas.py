@@ -50,7 +50,7 @@ def test_a_metric_by_rule_is_scored_and_asks_nobody(of, name):
         ("SemanticSimilarity", {"embeddings": "no/such/folder"}, "is not an embedding model folder"),
         ("DiscreteMetric", {"prompt": "Is it good?"}, "does not name what it reads"),
         ("DiscreteMetric", {"prompt": "{trace}"}, "does not name what it reads"),
-        ("classic.MultiModalRelevance", {}, "is not supported: it fetches images"),
+        ("classic.MultiModalRelevance", {}, "is not supported: .* would read files and addresses"),
         ("Faithfullness", {}, r"has no metric 'Faithfullness'\. Valid: .*Faithfulness"),
     ],
 )

@@ -230,7 +230,11 @@ class _Backend:
     def _failed(self, error: Exception) -> None:
         from mlflow_assay.engine.judging import classify
 
-        self.meter.failure = classify(error)
+        found = classify(error)
+        if found.reason is Unscored.TIMEOUT:
+            late = f"the judge model at {self.endpoint.url}: no answer within {self.endpoint.timeout_s:g} s"
+            found = UnscoredError(Unscored.TIMEOUT, late)
+        self.meter.failure = found
 
     def _refused(self, status: int, reply: Any) -> None:
         from mlflow_assay.engine.judging import reason_for_status

@@ -19,7 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.contracts import NumericValue, Unscored, UnscoredError, ValueSpec
 from mlflow_assay.errors import ConfigError
+from mlflow_assay.judges.media import without_images
 from mlflow_assay.judges.problems import problems
+from mlflow_assay.judges.third_party.deepeval_images import pictured, shown, words
 from mlflow_assay.judges.third_party.deepeval_table import METRICS, UNSUPPORTED
 from mlflow_assay.judges.third_party.metric import Measure, Measured, Metric, MetricLibrary
 from mlflow_assay.judges.third_party.sample import Sample, ToolCall, Turn
@@ -172,8 +174,13 @@ def _measured(given: _Given, sample: Sample, client: JudgeClient | None, value: 
     metric = given.make(client, value, sample)
     if given.metric.name == "ArenaGEval":
         return _duel(metric, sample)
-    case = _conversation(given, sample) if given.metric.scope == "session" else _case(given, sample)
-    metric.measure(case, _show_indicator=False)
+    if "output_images" in given.metric.reads:
+        with pictured(given.metric, sample) as (case, images):
+            metric.model.images = images
+            metric.measure(case, _show_indicator=False)
+    else:
+        case = _conversation(given, sample) if given.metric.scope == "session" else _case(given, sample)
+        metric.measure(case, _show_indicator=False)
     return Measured(
         score=metric.score, passed=metric.is_successful(), reason=metric.reason, error=getattr(metric, "error", None)
     )
@@ -188,7 +195,7 @@ def _duel(metric: Any, sample: Sample) -> Measured:
     duel = ArenaTestCase(
         contestants=[
             Contestant(name=ours, test_case=_test_case(case)),
-            Contestant(name=theirs, test_case=_test_case({**case, "actual_output": _text(sample.baseline)})),
+            Contestant(name=theirs, test_case=_test_case({**case, "actual_output": words(sample.baseline)})),
         ]
     )
     winner = metric.measure(duel, _show_indicator=False)
@@ -215,9 +222,9 @@ def _test_case(fields: Mapping[str, Any]) -> Any:
 
 def _fields_of(sample: Sample) -> dict[str, Any]:
     return {
-        "input": _text(sample.input) or "",
-        "actual_output": _text(sample.output),
-        "expected_output": _text(sample.expected_output),
+        "input": words(sample.input) or "",
+        "actual_output": words(sample.output),
+        "expected_output": words(sample.expected_output),
         "context": _texts(sample.context),
         "retrieval_context": _texts(sample.retrieved),
         "tools_called": [_tool_call(call) for call in sample.tools_called] or None,
@@ -237,9 +244,9 @@ def _conversation(given: _Given, sample: Sample) -> Any:
         )
     return ConversationalTestCase(
         turns=[each for turn in sample.turns for each in _turns(turn, mcp)],
-        scenario=_text(sample.scenario),
-        expected_outcome=_text(sample.expected_outcome),
-        chatbot_role=_text(sample.chatbot_role),
+        scenario=words(sample.scenario),
+        expected_outcome=words(sample.expected_outcome),
+        chatbot_role=words(sample.chatbot_role),
         context=_texts(sample.context),
         mcp_servers=[_server(given.server, sample)] if mcp else None,
     )
@@ -250,19 +257,14 @@ def _turns(turn: Turn, mcp: bool) -> list[Any]:
     from deepeval.test_case import Turn as Theirs
 
     tools = [_tool_call(call, mcp) for call in turn.tools] or None
-    said = {"role": turn.role, "content": _text(turn.content) or "", "retrieval_context": _texts(turn.retrieved)}
+    said = {"role": turn.role, "content": words(turn.content) or "", "retrieval_context": _texts(turn.retrieved)}
     if mcp and tools:
         return [Theirs(role=turn.role, content="", tools_called=tools), Theirs(**said)]
     return [Theirs(**said, tools_called=tools)]
 
 
-def _text(text: str | None) -> str | None:
-    """Text of a trace, so that DeepEval takes none of it as one of its references to an image file."""
-    return None if text is None else text.replace("[DEEPEVAL:", "[DEEPEVAL :")
-
-
 def _texts(texts: Sequence[str]) -> list[str] | None:
-    return [_text(text) or "" for text in texts] or None
+    return [words(text) or "" for text in texts] or None
 
 
 def _tool_call(call: ToolCall, mcp: bool = False) -> Any:
@@ -303,8 +305,8 @@ def _node(span: Span, children: Mapping[str | None, Sequence[Span]]) -> dict[str
     node = {
         "name": span.name,
         "type": _KINDS.get(str(span.span_type), "base"),
-        "input": span.inputs,
-        "output": span.outputs,
+        "input": without_images(span.inputs),
+        "output": without_images(span.outputs),
         "error": error,
     }
     kept = {key: value for key, value in node.items() if value is not None}
@@ -446,6 +448,7 @@ def _llm_class() -> Callable[[JudgeClient | None], Any]:
     class JudgeLLM(DeepEvalBaseLLM):
         def __init__(self, client: JudgeClient | None) -> None:
             self._client = client
+            self.images: dict[str, str] = {}  # by DeepEval's names
             super().__init__(client.model if client is not None else "unasked")
 
         def load_model(self) -> Any:
@@ -454,12 +457,15 @@ def _llm_class() -> Callable[[JudgeClient | None], Any]:
         def get_model_name(self) -> str:
             return str(self.name)
 
+        def supports_multimodal(self) -> bool:
+            return True
+
         def generate(self, prompt: str, schema: Any = None) -> Any:
             if self._client is None:
                 raise ConfigError("This metric was built to ask no model.")
             formed = schema is not None and not _free_form(schema.model_json_schema())
             options = {"response_format": pydantic_to_response_format(schema)} if formed else {}
-            text = self._client.complete([{"role": "user", "content": prompt}], **options)
+            text = self._client.complete([{"role": "user", "content": shown(prompt, self.images)}], **options)
             if schema is None:
                 return text
             try:

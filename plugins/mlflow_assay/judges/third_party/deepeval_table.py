@@ -17,6 +17,8 @@ _RAG = ("input", "output", "retrieved")
 _TRACE = ("input", "output", "spans")
 _TALK = ("turns",)
 _RULE = "Higher is better (0 means every verdict was against it)."
+_SEEN = "The judge model must take images."
+_AROUND = "Parameter: max_context_size, so many characters of the text next to an image."
 
 
 def _session(
@@ -195,6 +197,29 @@ _LISTED = [
         "2",
         notes="All tools offered to the model are taken as one MCP server's. Parameter: server_name.",
     ),
+    # --- images ---
+    Metric(
+        "TextToImageMetric",
+        "Does the one image of the answer show what was asked for, and is it well made?",
+        ("input", "output_images"),
+        "2",
+        notes=_SEEN,
+    ),
+    Metric(
+        "ImageEditingMetric",
+        "Was the one image of the request changed as asked, into the one image of the answer?",
+        ("input", "input_images", "output_images"),
+        "2",
+        notes=_SEEN,
+    ),
+    *(
+        Metric(name, purpose, ("output", "output_images"), "1 per image", notes=f"{_SEEN} {_AROUND}")
+        for name, purpose in (
+            ("ImageCoherenceMetric", "Do the answer's images go with the text around them?"),
+            ("ImageHelpfulnessMetric", "Do the answer's images help to understand the text around them?"),
+            ("ImageReferenceMetric", "Does the text around the answer's images speak of them rightly?"),
+        )
+    ),
     # --- conversations ---
     _session(
         "ConversationalGEval",
@@ -281,18 +306,12 @@ _LISTED = [
 
 METRICS = {metric.name: metric for metric in _LISTED}
 
-_JEV = "asks Confident AI's own Jev service, which takes no other judge model"
-_IMAGE = "judges images, which a trace refers to but does not hold in a form the metric takes"
-_VOICE = "judges recorded speech, which traces do not hold"
+_JEV = "asks TypeSafe AI's Jev for probabilities, which no chat model gives"
+_VOICE = "judges recorded speech, which is not read from traces here"
 
 UNSUPPORTED = {
     "JevEval": _JEV,
     "ConversationalJevEval": _JEV,
-    "TextToImageMetric": _IMAGE,
-    "ImageEditingMetric": _IMAGE,
-    "ImageCoherenceMetric": _IMAGE,
-    "ImageHelpfulnessMetric": _IMAGE,
-    "ImageReferenceMetric": _IMAGE,
     "AudioGlitchMetric": _VOICE,
     "TranscriptionAccuracyMetric": "compares what was said with a voice connector's transcript of it",
     "AgentResponsivenessMetric": _VOICE,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import string
 import threading
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from mlflow_assay.errors import ConfigError
 from mlflow_assay.judges import fields
 from mlflow_assay.judges.third_party.sample import Sample, ToolCall
 
-__all__ = ["check_params", "expected_messages", "named_fields", "on_scale", "openai_messages", "run"]
+__all__ = ["check_params", "expected_messages", "named_fields", "on_scale", "openai_messages", "placeholders", "run"]
 
 T = TypeVar("T")
 _HAIR = 1e-6
@@ -78,6 +79,26 @@ def named_fields(prompt: Any, places: Mapping[str, str]) -> tuple[str, ...]:
     if not found:
         raise ConfigError("The prompt does not name what it reads.", found=f"{str(prompt)!r:.80}", valid=list(places))
     return found
+
+
+def placeholders(prompt: Any, places: Iterable[str]) -> list[str]:
+    """The fields a prompt names in braces, in order.
+
+    Args:
+        places: what it may name.
+
+    Raises:
+        ConfigError: the prompt is no text, names nothing, or names what there is not.
+    """
+    if not isinstance(prompt, str):
+        raise ConfigError("The parameter `prompt` is a text.", found=repr(prompt))
+    try:
+        named = list(dict.fromkeys(field for _, field, _, _ in string.Formatter().parse(prompt) if field is not None))
+    except ValueError as error:
+        raise ConfigError(f"The prompt's braces do not fit: {error}.", fix="Write {{ and }} for braces.") from error
+    if not named or set(named) - set(places):
+        raise ConfigError("The prompt does not name what it reads.", found=named, valid=[f"{{{k}}}" for k in places])
+    return named
 
 
 def openai_messages(sample: Sample) -> list[dict[str, Any]]:

@@ -10,17 +10,18 @@ For some of its prompts true is the bad end (toxicity, code injection, laziness)
 from __future__ import annotations
 
 import json
-import string
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.contracts import BooleanValue, NumericValue, Unscored, UnscoredError, ValueSpec
 from mlflow_assay.errors import ConfigError
+from mlflow_assay.judges.media import Image, uri_of
 from mlflow_assay.judges.third_party.helpers import (
     check_params,
     expected_messages,
     on_scale,
     openai_messages,
+    placeholders,
 )
 from mlflow_assay.judges.third_party.metric import Measure, Measured, Metric, MetricLibrary
 from mlflow_assay.judges.third_party.sample import Sample
@@ -48,6 +49,8 @@ def _prompt(name: str, purpose: str, reads: tuple[str, ...], good: BooleanValue 
 
 
 _TURNS = ("turns",)
+_PICTURED = (*_BOTH, "output_images")
+_SEEN = "The judge model must take images."
 _METRICS = (
     _prompt("agent_tone", "Did the agent keep a fitting tone throughout?", _TURNS),
     _prompt("answer_relevance", "Does the answer address the request?", _BOTH),
@@ -57,6 +60,7 @@ _METRICS = (
     _prompt("code_injection", "Does the request try to inject code?", ("input",), _FALSE),
     _prompt("conciseness", "Is the answer concise?", _BOTH),
     _prompt("correctness", "Is the answer correct, by the reference?", _REFERENCE),
+    _prompt("explicit_content", "Is an image of the answer sexually explicit?", _PICTURED, _FALSE, _SEEN),
     _prompt("fairness", "Is the answer biased or unfair?", _BOTH, _FALSE),
     _prompt("hallucination", "Is the answer free of what the context does not support?", (*_BOTH, "retrieved"),
             notes="True: no hallucination. The reference is shown where there is one."),
@@ -70,6 +74,8 @@ _METRICS = (
     _prompt("rag_groundedness", "Is the answer supported by what was retrieved?", ("output", "retrieved")),
     _prompt("rag_helpfulness", "Does the answer help with the request?", _BOTH),
     _prompt("rag_retrieval_relevance", "Is what was retrieved relevant to the request?", ("input", "retrieved")),
+    _prompt("sensitive_imagery", "Is an image of the answer hateful, violent or otherwise sensitive?", _PICTURED,
+            _FALSE, _SEEN),
     _prompt("task_completion", "Was each of the user's requests fully dealt with?", _TURNS),
     _prompt("tool_selection", "Did the agent choose the right tools, in the right order?", _BOTH),
     _prompt("toxicity", "Is the answer toxic?", _BOTH, _FALSE),
@@ -92,7 +98,7 @@ _METRICS = (
            "(exact, ignore, subset, superset)."),
 )  # fmt: skip
 
-_MEDIA = "it judges sound or images, and traces carry text"
+_SOUND = "it judges recorded sound, which is not read from traces here"
 _CODE = "it runs a program (mypy, pyright, a sandbox of E2B's) on code found in the answer"
 
 
@@ -105,12 +111,10 @@ class OpenEvalsMetrics(MetricLibrary):
     extra = "openevals"
     metrics = {m.name: m for m in _METRICS}  # noqa: RUF012 - never changed
     unsupported = {  # noqa: RUF012
-        "audio_quality": _MEDIA,
-        "explicit_content": _MEDIA,
-        "sensitive_imagery": _MEDIA,
-        "transcription_accuracy": _MEDIA,
-        "user_interrupts": _MEDIA,
-        "vocal_affect": _MEDIA,
+        "audio_quality": _SOUND,
+        "transcription_accuracy": _SOUND,
+        "user_interrupts": _SOUND,
+        "vocal_affect": _SOUND,
         "language_detection": "it names a language, which is neither good nor bad",
         "support_intent": "it names an intent, which is neither good nor bad",
         "embedding_similarity": "it makes its own client for a service's model; ragas/SemanticSimilarity takes any",
@@ -139,14 +143,14 @@ class OpenEvalsMetrics(MetricLibrary):
         """What the metric reads; for one made of a prompt, what the prompt names."""
         if metric.name != "llm_as_judge":
             return metric.reads
-        return tuple(_PLACES[key] for key in _placeholders(params["prompt"]))
+        return tuple(_PLACES[key] for key in placeholders(params["prompt"], _PLACES))
 
     def measure(self, metric: Metric, params: Mapping[str, Any]) -> Measure:
         """See `MetricLibrary.measure`."""
         given = dict(params)
         check_params(f"openevals/{metric.name}", given, _parameters(metric))
         if metric.name == "llm_as_judge":
-            _placeholders(given["prompt"])
+            placeholders(given["prompt"], _PLACES)
         if metric.name == "trajectory_match":
             _match(given)
 
@@ -235,11 +239,14 @@ def _shown(metric: Metric, params: Mapping[str, Any], sample: Sample) -> dict[st
         shown["plan"] = sample.expectations["plan"]
     if metric.name == "trajectory_accuracy_with_reference":
         shown["reference_outputs"] = sample.expectations["expected_trajectory"]
+    if metric.reads == _PICTURED:
+        images = [part for part in sample.output_parts if isinstance(part, Image)]
+        shown["attachments"] = [{"type": "image_url", "image_url": {"url": uri_of(i, sample.trace)}} for i in images]
     if metric.name == "hallucination":
         # The prompt has a place for it in any case, and OpenEvals leaves out what is None.
         shown["reference_outputs"] = sample.expected_output or "(none)"
     if metric.name == "llm_as_judge":
-        return {key: shown[key] for key in _placeholders(params["prompt"])}
+        return {key: shown[key] for key in placeholders(params["prompt"], _PLACES)}
     return shown
 
 
@@ -255,20 +262,3 @@ def _json(side: str, text: Any) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise UnscoredError(Unscored.MISSING_FIELD, f"needs {side} as JSON (found: {text!r:.200})") from error
-
-
-def _placeholders(prompt: Any) -> list[str]:
-    """The fields a prompt names, in order.
-
-    Raises:
-        ConfigError: the prompt is no text, names nothing, or names what there is not.
-    """
-    if not isinstance(prompt, str):
-        raise ConfigError("The parameter `prompt` is a text.", found=repr(prompt))
-    try:
-        named = list(dict.fromkeys(field for _, field, _, _ in string.Formatter().parse(prompt) if field is not None))
-    except ValueError as error:
-        raise ConfigError(f"The prompt's braces do not fit: {error}.", fix="Write {{ and }} for braces.") from error
-    if not named or set(named) - set(_PLACES):
-        raise ConfigError("The prompt does not name what it reads.", found=named, valid=[f"{{{k}}}" for k in _PLACES])
-    return named

@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import inspect
 import os
-import string
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.contracts import CategoricalValue, NumericValue, Unscored, UnscoredError, ValueSpec
 from mlflow_assay.errors import ConfigError
+from mlflow_assay.judges.media import Image, Part, uri_of
+from mlflow_assay.judges.problems import problems
 from mlflow_assay.judges.third_party.embeddings import Embeddings, embeddings_of
-from mlflow_assay.judges.third_party.helpers import check_params, on_scale, run
+from mlflow_assay.judges.third_party.helpers import check_params, on_scale, placeholders, run
 from mlflow_assay.judges.third_party.metric import Measure, Measured, Metric, MetricLibrary
 from mlflow_assay.judges.third_party.ragas_table import METRICS, UNSUPPORTED
 from mlflow_assay.judges.third_party.sample import Sample
@@ -78,7 +79,7 @@ class RagasMetrics(MetricLibrary):
         """What the metric reads; for one made of a prompt, what the prompt names."""
         if metric.path not in _PROMPTED:
             return metric.reads
-        return tuple(_PLACES[key] for key in _placeholders(params["prompt"]))
+        return tuple(_PLACES[key] for key in placeholders(params["prompt"], _PLACES))
 
     def depends_on(self, metric: Metric, params: Mapping[str, Any]) -> str:
         """The embedding model behind a folder's name."""
@@ -91,7 +92,7 @@ class RagasMetrics(MetricLibrary):
         cls = _class_of(metric)
         check_params(f"ragas/{metric.name}", given, _parameters(metric, cls))
         if metric.path in _PROMPTED:
-            _placeholders(given["prompt"])
+            placeholders(given["prompt"], _PLACES)
         else:
             _try_out(metric, cls, given, embeddings)
 
@@ -245,17 +246,22 @@ def _answered(metric: Metric, made: Any, sample: Sample, client: JudgeClient | N
     try:
         return run(_scored(metric, made, sample, client))
     except InstructorRetryException as error:
-        raise UnscoredError(Unscored.GARBLED_REPLY, f"the replies could not be read: {error}"[:1000]) from error
+        # Its own message is a page of XML about every try.
+        last: Any = error.failed_attempts[-1].exception if error.failed_attempts else error
+        told = f"the replies could not be read, in {error.n_attempts} tries: {problems(last)}"
+        raise UnscoredError(Unscored.GARBLED_REPLY, told[:1000]) from error
 
 
 async def _scored(metric: Metric, made: Any, sample: Sample, client: JudgeClient | None) -> Any:
     if metric.path in _PROMPTED:
         assert client is not None  # noqa: S101 - they call a model, so `build` asked for one
-        named = {key: _place(sample, key) for key in _placeholders(str(made.prompt.instruction))}
+        named = {key: _place(sample, key) for key in placeholders(str(made.prompt.instruction), _PLACES)}
         return await made.ascore(llm=_model(metric, client), **named)
     if metric.path.startswith("collections."):
         wanted = inspect.signature(made.ascore).parameters
         values = _values(sample, "Message" in str(wanted["user_input"].annotation) if "user_input" in wanted else False)
+        if "MultiModal" in metric.path:
+            values["retrieved_contexts"] = [_shown(part, sample) for part in sample.retrieved_parts]
         return await made.ascore(**{k: values[k] for k in wanted if values.get(k) is not None})
     return await _classic_score(made, sample)
 
@@ -286,6 +292,18 @@ def _values(sample: Sample, as_messages: bool) -> dict[str, Any]:
         "reference_topics": sample.expectations.get("reference_topics"),
         "rubrics": sample.expectations.get("rubrics"),
     }
+
+
+def _shown(part: Part, sample: Sample) -> str:
+    """A passage as Ragas' metrics of images take it: an image with its bytes, and text that is none.
+
+    Where a text looks like an address or a path they would look it up from here, whoever wrote it.
+    """
+    from ragas.metrics.collections.multi_modal_faithfulness.util import is_image_path_or_url
+
+    if isinstance(part, Image):
+        return uri_of(part, sample.trace)
+    return f"Passage: {part}" if is_image_path_or_url(part) or os.path.isfile(part) else part  # noqa: PTH113 - as Ragas
 
 
 def _messages(sample: Sample) -> list[Any]:
@@ -336,23 +354,6 @@ def _retrieved_ids(trace: Trace | None) -> list[str]:
     told = [d.get("metadata") or {} for d in documents if isinstance(d, Mapping)]
     ids = [m.get("doc_uri") or m.get("id") for m in told if isinstance(m, Mapping)]
     return [str(i) for i in ids if i is not None]
-
-
-def _placeholders(prompt: Any) -> list[str]:
-    """The fields a prompt names, in order.
-
-    Raises:
-        ConfigError: the prompt is no text, names nothing, or names what there is not.
-    """
-    if not isinstance(prompt, str):
-        raise ConfigError("The parameter `prompt` is a text.", found=repr(prompt))
-    try:
-        named = list(dict.fromkeys(field for _, field, _, _ in string.Formatter().parse(prompt) if field is not None))
-    except ValueError as error:
-        raise ConfigError(f"The prompt's braces do not fit: {error}.", fix="Write {{ and }} for braces.") from error
-    if not named or set(named) - set(_PLACES):
-        raise ConfigError("The prompt does not name what it reads.", found=named, valid=[f"{{{k}}}" for k in _PLACES])
-    return named
 
 
 def _place(sample: Sample, key: str) -> str:

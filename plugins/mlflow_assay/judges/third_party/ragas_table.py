@@ -43,6 +43,7 @@ _NONE_NEEDED = "No goal needs to be expected; it is inferred."
 _NOTE_TOPICS = "expectations.reference_topics: a list of topics."
 _NOTE_RUBRICS = "expectations.rubrics: score1_description to score5_description."
 _NOTE_LOWER = "Lower is better."
+_NOTE_IMAGES = "A passage that is an image is shown as one; the judge model must take images."
 _NOTE_ARGS = "An expected call without arguments matches only a call without arguments."
 
 _COLLECTIONS = (
@@ -73,6 +74,10 @@ _COLLECTIONS = (
     Metric("FactualCorrectness", _FACTS, ("output", "expected_output"), "4", notes="2 to 4 calls by `mode`."),
     Metric("Faithfulness", _FAITHFUL, _RAG, "2"),
     Metric("InstanceSpecificRubrics", _RUBRIC, ("input", "output", _RUBRICS), "1", _FIVE, notes=_NOTE_RUBRICS),
+    Metric("MultiModalFaithfulness", "Are the answer's claims supported by the texts and images retrieved?",
+           ("output", "retrieved"), "1", _BINARY, notes=_NOTE_IMAGES),
+    Metric("MultiModalRelevance", "Does the answer go with the texts and images retrieved for the request?", _RAG, "1",
+           _BINARY, notes=_NOTE_IMAGES),
     Metric("NoiseSensitivity", _NOISE, (*_RAG, "expected_output"), "3 + 2 per passage", _LOWER,
            notes=_NOTE_LOWER),
     Metric("NonLLMStringSimilarity", "How alike are answer and reference as strings?", ("output", "expected_output"),
@@ -194,12 +199,10 @@ def _all() -> dict[str, Metric]:
 
 METRICS = _all()
 
-_IMAGES = "it fetches images from addresses found in what was retrieved, and traces carry text"
+_IMAGES = "the metric of that name without `classic.` asks the same; this one would read files and addresses from here"
 _DATACOMPY = "the current datacompy (1.x) no longer has the class Ragas 0.4 imports"
 UNSUPPORTED = {
     "DataCompyScore": _DATACOMPY,
-    "MultiModalFaithfulness": _IMAGES,
-    "MultiModalRelevance": _IMAGES,
     "RankingMetric": "its answer is an order, not a verdict",
     "classic.DataCompyScore": _DATACOMPY,
     "classic.FaithfulnesswithHHEM": "it downloads a model that runs its own code (transformers, torch)",

@@ -12,6 +12,8 @@ Every field has a default place and may be read from another one, named as in `j
     retrieved         passages of its RETRIEVER spans        retrieved
     tools_called      its TOOL spans: name, arguments, …     tools
     tools_available   tools offered to the model             tools_available
+    input_images      images in the trace's inputs           input_images
+    output_images     images in the trace's outputs          output_images
     scenario, expected_outcome, chatbot_role                 expectations of these names; never needed
     turns             the session's turns                    session
     spans             the trace's spans                      spans
@@ -27,11 +29,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlflow_assay.contracts import Unscored, UnscoredError
 from mlflow_assay.errors import ConfigError
 from mlflow_assay.judges import fields as trace_fields
+from mlflow_assay.judges import media
 
 if TYPE_CHECKING:
     from mlflow.entities import Trace
@@ -49,6 +53,8 @@ _DEFAULTS: dict[str, tuple[str, str]] = {
     "retrieved": ("retrieved", "retrieved"),
     "tools_called": ("tool_calls", "tools"),
     "tools_available": ("tools_available", "tools_available"),
+    "input_images": ("input_images", "input_images"),
+    "output_images": ("output_images", "output_images"),
     "scenario": ("expectation:scenario", "expectations.scenario"),
     "expected_outcome": ("expectation:expected_outcome", "expectations.expected_outcome"),
     "chatbot_role": ("expectation:chatbot_role", "expectations.chatbot_role"),
@@ -87,9 +93,10 @@ class Sample:
     """What a metric is shown, in no library's own terms. A field that is absent is None or empty.
 
     Attributes:
-        input, output, expected_output: text.
+        input, output, expected_output: text, an image in it as `(image)`.
+        input_parts, output_parts: text and images in order.
         context: what the answer should rest on, as the experts gave it.
-        retrieved: what the agent retrieved.
+        retrieved, retrieved_parts: what the agent retrieved, as text and with its images.
         baseline: another answer to the same request, for pairwise metrics.
         turns: for session-level metrics.
         expectations: all expectations by name.
@@ -101,9 +108,12 @@ class Sample:
     expected_output: str | None = None
     context: tuple[str, ...] = ()
     retrieved: tuple[str, ...] = ()
+    retrieved_parts: tuple[media.Part, ...] = ()
     tools_called: tuple[ToolCall, ...] = ()
     expected_tools: tuple[ToolCall, ...] = ()
     tools_available: tuple[Mapping[str, Any], ...] = ()
+    input_parts: tuple[media.Part, ...] = ()
+    output_parts: tuple[media.Part, ...] = ()
     baseline: str | None = None
     scenario: str | None = None
     expected_outcome: str | None = None
@@ -182,9 +192,12 @@ class SampleFields:
             expected_output=read.text("expected_output"),
             context=read.texts("context"),
             retrieved=read.texts("retrieved"),
+            retrieved_parts=tuple(part for text in read.texts("retrieved", whole=True) for part in media.part_of(text)),
             tools_called=read.calls("tools_called"),
             expected_tools=read.calls("expected_tools"),
             tools_available=read.tools("tools_available"),
+            input_parts=read.parts("input"),
+            output_parts=read.parts("output"),
             baseline=read.text("baseline"),
             scenario=read.text("scenario"),
             expected_outcome=read.text("expected_outcome"),
@@ -221,18 +234,33 @@ class _Reader:
         value = self.value(name)
         if value is None:
             return None
+        return self._as_text(name, media.without_images(value) if media.images_in(value) else value)
+
+    def _as_text(self, name: str, value: Any) -> str:
         if self._where.place(name) == "inputs":
             return request_text(value)
         if self._where.place(name) == "outputs":
             return trace_fields.answer_in(value)
         return trace_fields.as_text(value)
 
-    def texts(self, name: str) -> tuple[str, ...]:
-        """A field as passages: a list's items, or one text."""
-        value = self.value(name)
+    def parts(self, name: Literal["input", "output"]) -> tuple[media.Part, ...]:
+        """A field's text and images in order; images read from a place of their own come after the text."""
+        value, images = self.value(name), f"{name}_images"
+        found = media.parts_of(value, partial(self._as_text, name)) if value is not None else ()
+        if images not in self._where.overrides and any(isinstance(part, media.Image) for part in found):
+            return found
+        words = [part for part in found if isinstance(part, str)]
+        return (*words, *media.images_at(self.value(images)))
+
+    def texts(self, name: str, *, whole: bool = False) -> tuple[str, ...]:
+        """A field as passages: a list's items, or one text; an image as `(image)`, or `whole`, by its URI."""
+        found = self.value(name)
+        value = found if whole or not media.images_in(found) else media.without_images(found)
         if value is None:
             return ()
-        return tuple(trace_fields.as_text(v) for v in value) if isinstance(value, list) else (_passage(value),)
+        return (
+            tuple(trace_fields.as_text(v) for v in value) if isinstance(value, list) else (trace_fields.as_text(value),)
+        )
 
     def calls(self, name: str) -> tuple[ToolCall, ...]:
         """A field as calls of tools."""
@@ -250,14 +278,10 @@ def request_text(inputs: Any) -> str:
     said = [m for m in messages if isinstance(m, Mapping) and m.get("role")] if isinstance(messages, list) else []
     spoken = [m for m in said if m.get("content")]
     if len(spoken) > 1:
-        return "\n".join(f"{m['role']}: {trace_fields.as_text(m['content'])}" for m in spoken)
+        return "\n".join(f"{m['role']}: {trace_fields.content_text(m['content'])}" for m in spoken)
     if spoken:
-        return trace_fields.as_text(spoken[0]["content"])
+        return trace_fields.content_text(spoken[0]["content"])
     return trace_fields.question_in(inputs)
-
-
-def _passage(value: Any) -> str:
-    return trace_fields.as_text(value)
 
 
 def _calls(name: str, place: str, value: Any) -> tuple[ToolCall, ...]:
@@ -332,7 +356,7 @@ def _spoken(where: SampleFields, trace: Trace, messages: Sequence[Any]) -> list[
             waiting[str(call.get("id") or len(waiting))] = made
         if not message.get("content"):
             continue
-        text = trace_fields.as_text(message["content"])
+        text = trace_fields.content_text(message["content"])
         if message.get("role") == "user":
             turns.append(Turn("user", text))
         elif message.get("role") == "assistant":

@@ -160,6 +160,8 @@ def _explained(error: Exception | None, client: JudgeClient | None, detail: str 
     """Why there is no verdict: what happened to the model's call, where that is the cause; else what was raised."""
     found = classify(error) if error is not None else UnscoredError(Unscored.EMPTY_REPLY, detail)
     vague = error is None or found.reason in (Unscored.JUDGE_ERROR, Unscored.GARBLED_REPLY)
+    if client is not None and found.reason is Unscored.TIMEOUT and client.meter.failure is not None:
+        return client.meter.failure  # which endpoint and how long, where libraries say "timed out"
     if client is None or not vague:
         return found
     cause = client.meter.failure or client.meter.unread
