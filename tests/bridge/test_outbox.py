@@ -88,7 +88,7 @@ def test_a_claim_is_not_handed_out_twice(outbox, sending):
 def test_what_a_dead_worker_held_comes_again_and_is_uncertain(outbox, sending):
     outbox.record(ONE, [seen(1)])
     (first,) = sending.claim("one", "dead", 10, 0.0)
-    (again,) = sending.claim("one", "me", 10, 60)
+    (again,) = sending.claim("one", "me", 10, 0.0)
     assert (first.uncertain, again.uncertain) == (False, True)
     assert first.revision.key == again.revision.key
 
@@ -103,18 +103,25 @@ def test_a_worker_known_to_be_dead_is_not_waited_for(outbox, sending):
 def test_who_lost_its_claim_settles_nothing(outbox, sending):
     outbox.record(ONE, [seen(1)])
     late = sending.claim("one", "slow", 10, 0.0)
-    mine = sending.claim("one", "me", 10, 60)
+    mine = sending.claim("one", "me", 10, 0.0)
     sending.settle("one", "slow", ok(late))
     assert sending.status(["one"])[0].delivered == 0
     sending.settle("one", "me", ok(mine))
     assert sending.status(["one"])[0].delivered == 1
 
 
-def test_a_renewed_claim_holds(outbox, sending):
+def test_a_renewed_claim_holds_and_one_that_is_not_does_not(outbox, database):
     outbox.record(ONE, [seen(1)])
-    mine = sending.claim("one", "me", 10, 0.0)
-    sending.renew("me", [one.id for one in mine], 60)
-    assert sending.claim("one", "you", 10, 60) == []
+    steady = [0.0]
+    me, you = (Deliveries(database, clock=lambda: steady[0]) for _ in range(2))
+    mine = me.claim("one", "me", 10, 60)
+    for _ in range(20):
+        assert you.claim("one", "you", 10, 60) == []
+        steady[0] += 30
+        me.renew("me", [one.id for one in mine], 60 + steady[0])
+    assert you.claim("one", "you", 10, 60) == []
+    steady[0] += 61
+    assert [one.uncertain for one in you.claim("one", "you", 10, 60)] == [True]
 
 
 def test_a_later_revision_waits_for_the_earlier(outbox, sending):
@@ -283,13 +290,18 @@ class OutboxMachine(RuleBasedStateMachine):
         self.database = Database(f"sqlite:///{self.folder.name}/outbox.db")
         self.outbox = Outbox(self.database, ("sink",))
         self.outbox.add_sinks()
-        self.sending = Deliveries(self.database, Retry(first_s=0.0, most_s=0.0))
-        self.now, self.clock = 1_000_000, deliveries.now_ms
+        self.steady = 0.0
+        self.workers = {name: self.deliveries() for name in ("w1", "w2")}
+        self.sending = self.workers["w1"]
+        self.now, self.clock = 10**12, deliveries.now_ms
         deliveries.now_ms = lambda: self.now
         self.mlflow: dict[int, tuple[str, bool]] = {}
         self.held: dict[str, list] = {"w1": [], "w2": []}
         self.far_end: list = []
         self.recorded = 0
+
+    def deliveries(self) -> Deliveries:
+        return Deliveries(self.database, Retry(first_s=0.0, most_s=0.0), clock=lambda: self.steady)
 
     def teardown(self) -> None:
         self.look()
@@ -309,12 +321,13 @@ class OutboxMachine(RuleBasedStateMachine):
         self.folder.cleanup()
 
     def drain(self) -> None:
-        self.sending.database = self.database
-        self.now += 10**9
-        deliveries.now_ms = lambda: self.now
-        while claimed := self.sending.claim("sink", "last", 10, 60):
+        self.held = {}
+        last = self.deliveries()
+        last.claim("sink", "last", 0, 60)  # sees who holds what
+        self.steady += 61
+        while claimed := last.claim("sink", "last", 10, 60):
             self.far_end += [one.revision for one in claimed]
-            self.sending.settle("sink", "last", ok(claimed))
+            last.settle("sink", "last", ok(claimed))
         deliveries.now_ms = self.clock
 
     @rule(number=st.integers(1, 5), content=st.sampled_from("abc"), valid=st.booleans())
@@ -337,7 +350,10 @@ class OutboxMachine(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(["w1", "w2"]), count=st.integers(1, 4))
     def claim(self, worker, count):
         if not self.held[worker]:
-            self.held[worker] = self.sending.claim("sink", worker, count, 60)
+            self.held[worker] = self.workers[worker].claim("sink", worker, count, 60)
+            (other,) = {"w1", "w2"} - {worker}
+            both = {one.id for one in self.held[worker]} & {one.id for one in self.held[other]}
+            assert not both, "what a live worker holds is nobody else's, whatever the clock says"
             names = [one.revision.assessment_id for one in self.held[worker]]
             assert len(set(names)) == len(names), "never two revisions of one assessment at once"
 
@@ -346,16 +362,28 @@ class OutboxMachine(RuleBasedStateMachine):
         claimed, self.held[worker] = self.held[worker], []
         if state == "delivered":
             self.far_end += [one.revision for one in claimed]
-        self.sending.settle("sink", worker, [(one, Delivery(state, "x")) for one in claimed])
+        self.workers[worker].settle("sink", worker, [(one, Delivery(state, "x")) for one in claimed])
+
+    @rule(hours=st.integers(-50, 50))
+    def the_clock_jumps(self, hours):
+        self.now += hours * 3_600_000 + 1
+
+    @rule(seconds=st.integers(1, 40))
+    def time_passes(self, seconds):
+        """Live workers renew what they hold within the time; nobody else gets it."""
+        self.steady, self.now = self.steady + seconds, self.now + seconds * 1000
+        for name, claimed in self.held.items():
+            self.workers[name].renew(name, [one.id for one in claimed], 60)
 
     @rule(worker=st.sampled_from(["w1", "w2"]), sent=st.booleans())
     def killed(self, worker, sent):
-        """Before or after the far end had taken it; never before it is noted."""
+        """Before or after the far end had taken it; never before it is noted. The other takes over after a lease."""
         if sent:
             self.far_end += [one.revision for one in self.held[worker]]
         self.held[worker] = []
-        self.now += 61_000
-        self.held = {name: [] for name in self.held}  # the leases of both have run out
+        self.steady, self.now = self.steady + 61, self.now + 61_000
+        for name, claimed in self.held.items():
+            self.workers[name].renew(name, [one.id for one in claimed], 60)
 
     @precondition(lambda self: self.recorded)
     @invariant()

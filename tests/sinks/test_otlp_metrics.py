@@ -19,6 +19,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_C
 from mlflow_assay import semconv
 from mlflow_assay.contracts import Delivery
 from mlflow_assay.errors import ConfigError, SinkError
+from mlflow_assay.sinks import otlp_metrics
 from mlflow_assay.sinks.meters import Bounds, gauges_message
 from mlflow_assay.sinks.otlp import verdict_span_id
 from mlflow_assay.sinks.otlp_metrics import OtlpMetricsSink
@@ -243,6 +244,32 @@ def test_values_already_known_keep_their_own_series_after_the_limit():
         bounds.of(semconv.M_LAG, {semconv.SINK: f"s{n}"})
     assert bounds.of(semconv.M_LAG, {semconv.SINK: "s0"}) == first
     assert bounds.of(semconv.M_LAG, {semconv.SINK: "late"}) == (semconv.M_LAG, (semconv.OVERFLOW,))
+
+
+def test_the_series_of_a_metric_are_bounded_where_labels_multiply():
+    bounds = Bounds()
+    names, agents = [f"j{n}" for n in range(150)], [f"a{n}" for n in range(80)]
+    labels = [{semconv.EVALUATION_NAME: name, semconv.GEN_AI_AGENT: agent} for name in names for agent in agents]
+    found = [bounds.of(semconv.M_SCORE, each) for each in labels]
+    assert len(labels) == 12_000 and len(set(found)) == 5_001
+    assert set(found[5_000:]) == {(semconv.M_SCORE, (semconv.OVERFLOW,) * len(semconv.METRICS[semconv.M_SCORE].labels))}
+    assert bounds.of(semconv.M_SCORE, labels[0]) == found[0], "those there are stay"
+
+
+def test_what_was_counted_and_not_acknowledged_is_known_again_after_any_number_of_others(far_end, monkeypatch):
+    """Else a long outage with a large backlog would be counted twice at its end."""
+    monkeypatch.setattr(otlp_metrics, "_REMEMBERED", 5)
+    sink = OtlpMetricsSink(endpoint=far_end.url, interval_s=3600)
+    assert sink.deliver([sample_revision(0)])[0].state == "delivered"  # its series are there
+    far_end.status = 503
+    refused = [sample_revision(number) for number in range(1, 11)]
+    assert {d.state for d in sink.deliver(refused)} == {"retry"}
+    far_end.status = 200
+    sink.deliver([sample_revision(number) for number in range(11, 31)])
+    assert {d.state for d in sink.deliver(refused)} == {"delivered"}
+    assert total(last(far_end), semconv.M_VERDICTS) == 31
+    assert (len(sink._counted), len(sink._unsure)) == (5, 0)
+    sink.close()
 
 
 def test_prometheus_is_asked_what_was_counted(far_end):

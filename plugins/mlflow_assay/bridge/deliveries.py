@@ -1,13 +1,16 @@
 """The durable outbox, sending side: who sends what to which sink, and what came of it.
 
 A delivery is `pending` until it is `delivered`, `skipped` or `dead`. Whoever sends it holds it by a lease that is
-renewed while it is being sent; the lease of a killed worker runs out and the delivery is sent again. No delivery
-is handed out while an earlier revision of the same assessment waits for the same sink: order is kept.
+renewed while it is being sent; what nobody renews for the length of a lease is sent again by somebody else, whatever
+any clock says (`owner.Tenure`). No delivery is handed out while an earlier revision of the same assessment waits for
+the same sink: order is kept.
 """
 
 from __future__ import annotations
 
+import math
 import random
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +21,14 @@ import sqlalchemy as sa
 from mlflow_assay.bridge import codec
 from mlflow_assay.bridge import database as db
 from mlflow_assay.bridge.outbox import now_ms
+from mlflow_assay.bridge.owner import Tenure
 from mlflow_assay.contracts import AssessmentRevision, Delivery, SinkStatus
 
 __all__ = ["Claimed", "DeadLetter", "Deliveries", "Retry"]
 
 _CHUNK = 500
 _LONGEST_DETAIL = 1000
+_AHEAD_MS = 5_000  # an attempt noted so far ahead of now: the clock has gone back since, and its wait means nothing
 
 
 @dataclass(frozen=True)
@@ -103,18 +108,27 @@ class Deliveries:
     Args:
         database: the outbox's tables.
         retry: when to try again.
+        clock: seconds that only go forward, by which the leases of others are timed.
     """
 
     database: db.Database
     retry: Retry = field(default_factory=Retry)
+    clock: Callable[[], float] = time.monotonic
+
+    def __post_init__(self) -> None:
+        self._looked: dict[str, float] = {}
+        self._left: dict[str, list[tuple[str, int]]] = {}
+        self._tenures: dict[str, Tenure[tuple[str, int]]] = {}
 
     def claim(self, sink: str, owner: str, limit: int, lease_s: float) -> list[Claimed]:
         """Deliveries that are due, oldest first, now this owner's for so many seconds.
 
+        What another worker holds is left to it until it has stood unrenewed for as long.
+
         Raises:
             OutboxError: none was claimed.
         """
-        now = now_ms()
+        now, left = now_ms(), self._left_behind(sink, lease_s)
         mine, earlier = db.deliveries.alias("mine"), db.deliveries.alias("earlier")
         before = (
             sa.select(earlier.c.id)
@@ -123,8 +137,9 @@ class Deliveries:
         )
         due = (
             sa.select(mine.c.id, mine.c.attempts, mine.c.owner, mine.c.key)
-            .where(mine.c.sink == sink, mine.c.state == "pending", mine.c.due_ms <= now)
-            .where(sa.or_(mine.c.leased_ms.is_(None), mine.c.leased_ms <= now))
+            .where(mine.c.sink == sink, mine.c.state == "pending")
+            .where(sa.or_(mine.c.due_ms <= now, mine.c.tried_ms > now + _AHEAD_MS))
+            .where(sa.or_(mine.c.leased_ms.is_(None), mine.c.leased_ms <= 0, *(_holds(mine, one) for one in left)))
             .where(~before.exists())
             .order_by(mine.c.id)
             .limit(limit)
@@ -141,6 +156,18 @@ class Deliveries:
             )
             said = _payloads(connection, [row.key for row in rows])
         return [Claimed(row.id, said[row.key], row.attempts, row.owner is not None) for row in rows]
+
+    def _left_behind(self, sink: str, lease_s: float) -> list[tuple[str, int]]:
+        """(owner, stamp) of claims nobody has renewed for the length of a lease; looked for four times in it."""
+        if self.clock() - self._looked.get(sink, -math.inf) < lease_s / 4:
+            return self._left[sink]
+        self._looked[sink] = self.clock()
+        held = sa.select(db.deliveries.c.owner, db.deliveries.c.leased_ms).where(db.deliveries.c.leased_ms > 0)
+        held = held.where(db.deliveries.c.sink == sink, db.deliveries.c.state == "pending").distinct()
+        with self.database.read() as connection:
+            found = [(str(row.owner), int(row.leased_ms)) for row in connection.execute(held)]
+        left = self._left[sink] = self._tenures.setdefault(sink, Tenure(self.clock)).unrenewed(found, lease_s)
+        return left
 
     def renew(self, owner: str, ids: Sequence[int], lease_s: float) -> None:
         """Hold on to claimed deliveries for so many more seconds."""
@@ -161,7 +188,8 @@ class Deliveries:
         with self.database.write() as connection:
             done = self._finish(connection, owner, groups, now)
             ok_ms = connection.execute(sa.select(db.sinks.c.ok_ms).where(db.sinks.c.sink == sink)).scalar() or 0
-            ok_ms = now if done["delivered"] else ok_ms
+            # Never ahead of now: once the clock went back, failures in an outage would be held against a delivery.
+            ok_ms = now if done["delivered"] else min(ok_ms, now)
             for claimed, delivery in groups["retry"]:
                 self._try_again(connection, owner, claimed, delivery, now, ok_ms)
             connection.execute(
@@ -405,6 +433,10 @@ def _status(connection: sa.Connection, row: Any) -> SinkStatus:
         lag_s=max(0.0, (now_ms() - oldest) / 1000) if oldest is not None else 0.0,
         oldest_error=detail,
     )
+
+
+def _holds(row: sa.FromClause, one: tuple[str, int]) -> sa.ColumnElement[bool]:
+    return sa.and_(row.c.owner == one[0], row.c.leased_ms == one[1])
 
 
 def _payloads(connection: sa.Connection, keys: Sequence[str]) -> dict[str, AssessmentRevision]:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from mlflow_assay.bridge.ingest import Ingest
 from mlflow_assay.bridge.mlflow_reads import FOREVER_MS, Counts, Reads, Touched
 from mlflow_assay.bridge.outbox import Outbox, now_ms
+from mlflow_assay.bridge.recent import Recent
 from mlflow_assay.bridge.subject import started_ms
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ __all__ = ["Following", "Pace"]
 
 _logger = logging.getLogger(__name__)
 _DAY, _HOUR, _MINUTE = 86_400_000, 3_600_000, 60_000
-_SEEN = 200_000  # assessments remembered within the overlap, about 30 MB
+_FAR_MS = 4_102_444_800_000  # 2100: what lies beyond has its unit mixed up, and is left to the sweep
+# Remembered so that they are not looked at twice; what is forgotten is looked at again and found to be known.
+_SEEN = 50_000  # last changes: those of two minutes at 400 a second; about 15 MB
+_STUCK = 10_000  # buckets
 WATERMARK, SWEPT, SWEEPING = "watermark", "swept", "sweeping"
 
 
@@ -98,8 +102,8 @@ class Following:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self._seen: dict[tuple[str, int, bool], int] = {}
-        self._stuck: dict[tuple[int, int], object] = {}
+        self._seen: Recent[tuple[str, int, bool], int] = Recent(_SEEN)
+        self._stuck: Recent[tuple[int, int], object] = Recent(_STUCK)
         self._all = _Chore(self.pace.counts_every_s, self.pace.busy_share)
         self._sweep = _Chore(0.0, self.pace.busy_share)
 
@@ -117,7 +121,7 @@ class Following:
         found = self.last_changes() if self.reads.lists_changes else self.recent()
         if self._all.due():
             started = time.monotonic()
-            found += self.compare(self.pace.since_ms, _ceil(now_ms() + _DAY, _DAY), _DAY)
+            found += self.compare(self.pace.since_ms, _FAR_MS, _DAY)
             self._all.done(started)
         if self._sweep.due() and self._may_sweep():
             started = time.monotonic()
@@ -139,7 +143,8 @@ class Following:
         """Assessments stamped since the watermark, less the overlap. Nothing where MLflow is a server."""
         if not self.reads.lists_changes:
             return 0
-        mark = int(self.outbox.mark(self.experiment_id, WATERMARK) or 0)
+        # A mark from before the clock went back: what was written since is behind it.
+        mark = min(int(self.outbox.mark(self.experiment_id, WATERMARK) or 0), now_ms())
         since = max(0, mark - int(self.pace.overlap_s * 1000))
         found = 0
         for rows in self.reads.touched(since, self.pace.page * 5):
@@ -147,9 +152,9 @@ class Following:
             mark = max(mark, min(rows[-1].at_ms, now_ms()))
             found += self._take_touched([row for row in rows if self._key(row) not in self._seen], mark)
             self._seen.update({self._key(row): row.at_ms for row in rows})
+            self._forget(mark - int(self.pace.overlap_s * 1000))
             if self.stop.is_set():
                 break
-        self._forget(mark - int(self.pace.overlap_s * 1000))
         return found
 
     def _take_touched(self, rows: list[Touched], mark: int) -> int:
@@ -166,10 +171,8 @@ class Following:
         return row.assessment_id, row.at_ms, row.valid
 
     def _forget(self, before_ms: int) -> None:
-        if len(self._seen) > _SEEN or any(at < before_ms for at in self._seen.values()):
-            self._seen = {key: at for key, at in self._seen.items() if at >= before_ms}
-        while len(self._seen) > _SEEN:
-            self._seen.pop(next(iter(self._seen)))
+        while self._seen and next(iter(self._seen.values())) < before_ms:
+            self._seen.popitem(last=False)
 
     # --- 2: counts ------------------------------------------------------------------------------------------
 
@@ -203,8 +206,6 @@ class Following:
         for start, theirs in read:
             now = _by_bucket(self.outbox.counts(self.experiment_id, start, start + bucket_ms, bucket_ms))
             self._stuck[(start, bucket_ms)] = (theirs, now.get(start, {}))
-        while len(self._stuck) > 10_000:
-            self._stuck.pop(next(iter(self._stuck)))
 
     # --- 3: sweep -------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mlflow_assay.bridge.mlflow_reads import Reads
 from mlflow_assay.bridge.outbox import Outbox, now_ms
+from mlflow_assay.bridge.recent import Recent
 from mlflow_assay.bridge.subject import started_ms
 from mlflow_assay.sampling import chosen
 
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Judged", "Judging", "Selection"]
 
-_SEEN = 100_000
+_SEEN = 20_000  # traces gone through lately; one that is forgotten is looked at again, and owes nothing
+_AHEAD_MS = 60_000  # an end so far ahead of our clock was written by a wrong one
 Scope = Literal["trace", "session"]
 
 
@@ -94,7 +96,7 @@ class Judging:
     stop: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
-        self._seen: dict[str, None] = {}
+        self._seen: Recent[str, None] = Recent(_SEEN)
         self._next_sweep = 0.0
         self.stopped: str | None = None
 
@@ -116,7 +118,8 @@ class Judging:
     def ended(self) -> int:
         """Traces that ended since the watermark, less the overlap."""
         until = now_ms() - int(self.selection.settle_s * 1000)
-        mark = int(self.outbox.mark(self.experiment_id, "ended") or 0)
+        # A mark from before the clock went back: what has ended since is behind it.
+        mark = min(int(self.outbox.mark(self.experiment_id, "ended") or 0), until)
         parts = [
             self.selection.filter,
             f"end_time_ms >= {max(0, mark - int(self.selection.overlap_s * 1000))}",
@@ -139,13 +142,19 @@ class Judging:
         """The next page of all traces, for what was missed or failed."""
         start = max(int(self.outbox.mark(self.experiment_id, "judging") or 0), self.selection.since_ms)
         page = self.reads.page(start, limit=self.selection.batch, filter_string=self.selection.filter)
-        until = now_ms() - int(self.selection.settle_s * 1000)
-        verdicts = self._judge([i for i in page.infos if i.execution_duration is not None and _ended_ms(i) <= until])
+        verdicts = self._judge([info for info in page.infos if self._settled(info)])
         if self.stopped is None:
             self.outbox.put_mark(self.experiment_id, "judging", str(page.next_ms or 0))
             if page.next_ms is None:
                 self.outbox.put_mark(self.experiment_id, "judged", str(now_ms()))
         return verdicts
+
+    def _settled(self, info: TraceInfo) -> bool:
+        """Whether the run has ended long enough ago; one that ended in the future has, since its clock was wrong."""
+        if info.execution_duration is None:
+            return False
+        past = now_ms() - _ended_ms(info)
+        return past >= self.selection.settle_s * 1000 or past < -_AHEAD_MS
 
     def everything(self) -> int:
         """Judge all traces that owe a verdict, whatever was looked at before."""
@@ -207,14 +216,13 @@ class Judging:
 
     def _quiet(self, infos: Sequence[TraceInfo]) -> bool:
         last = max(_ended_ms(info) if info.execution_duration is not None else now_ms() for info in infos)
-        return now_ms() - last >= self.selection.quiet_s * 1000
+        # Nobody can tell how long ago the future was: then it is not waited for; later traces have it judged again.
+        return now_ms() - last >= self.selection.quiet_s * 1000 or last > now_ms() + _AHEAD_MS
 
     # --- helpers --------------------------------------------------------------------------------------------
 
     def _remember(self, infos: Iterable[TraceInfo]) -> None:
         self._seen.update(dict.fromkeys(str(info.trace_id) for info in infos))
-        while len(self._seen) > _SEEN:
-            self._seen.pop(next(iter(self._seen)))
 
 
 def _ended_ms(info: TraceInfo) -> int:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from mlflow_assay.bridge import codec
 from mlflow_assay.bridge import database as db
 from mlflow_assay.bridge.changes import Known, ObservedTrace, revisions
+from mlflow_assay.bridge.owner import Tenure
 from mlflow_assay.contracts import AssessmentRevision
 from mlflow_assay.errors import StoreError
 
@@ -44,10 +45,14 @@ class Outbox:
     Args:
         database: the outbox's tables.
         sinks: the sinks each new revision is for; a worker that only looks gives none.
+        clock: seconds that only go forward, by which the leases of others are timed.
     """
 
-    def __init__(self, database: db.Database, sinks: Sequence[str] = ()) -> None:
-        self.database, self._sinks = database, tuple(dict.fromkeys(sinks))
+    def __init__(
+        self, database: db.Database, sinks: Sequence[str] = (), clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.database, self._sinks, self._clock = database, tuple(dict.fromkeys(sinks)), clock
+        self._tenures: dict[str, Tenure[tuple[str, int]]] = {}
 
     # --- what is known ----------------------------------------------------------------------------------
 
@@ -241,6 +246,9 @@ class Outbox:
     def lease(self, name: str, owner: str, seconds: float, alive: Callable[[str], bool] | None = None) -> bool:
         """Take or keep the right to do something alone; False while another owner holds it.
 
+        A lease that a wrong clock seems to end too early is no harm: who has lost it records nothing (`record`). One
+        that a clock far ahead of ours has written ends when it has stood unrenewed for its length.
+
         Args:
             alive: tells whether another owner may still be at work; one that is not loses its lease at once.
         """
@@ -252,7 +260,9 @@ class Outbox:
             if held is None:
                 connection.execute(db.leases.insert().values(name=name, owner=owner, until_ms=until))
                 return True
-            if held.owner != owner and held.until_ms > now and (alive is None or alive(held.owner)):
+            tenure = self._tenures.setdefault(name, Tenure(self._clock))
+            stands = held.until_ms > now and not tenure.unrenewed([(held.owner, held.until_ms)], seconds)
+            if held.owner != owner and stands and (alive is None or alive(held.owner)):
                 return False
             connection.execute(db.leases.update().where(db.leases.c.name == name).values(owner=owner, until_ms=until))
             return True

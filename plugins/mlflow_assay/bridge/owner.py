@@ -1,15 +1,19 @@
-"""Who a worker is, and whether another one is certainly dead, so that a restart need not wait for old leases."""
+"""Who a worker is, whether another one is certainly dead, and for how long what another one holds stands unrenewed."""
 
 from __future__ import annotations
 
 import os
 import socket
+import time
 import uuid
+from collections.abc import Callable, Hashable, Iterable
 from pathlib import Path
+from typing import Generic, TypeVar
 
-__all__ = ["is_gone", "make_owner"]
+__all__ = ["Tenure", "is_gone", "make_owner"]
 
 _SEPARATOR = "|"
+H = TypeVar("H", bound=Hashable)
 
 
 def make_owner() -> str:
@@ -55,3 +59,30 @@ def _boot() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()[:8]
     except OSError:
         return ""
+
+
+class Tenure(Generic[H]):
+    """For how long what others hold has stood unrenewed, by this process's own clock, which only goes forward.
+
+    A holder renews by writing a new stamp. Who waits looks whether the stamp changes, and never reads it as a time: no
+    two clocks are compared, so neither a wrong clock nor one that jumps makes a live worker seem dead. Kubernetes'
+    leader election works so (k8s.io/client-go/tools/leaderelection).
+
+    Args:
+        clock: seconds that only go forward.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since: dict[H, float] = {}
+
+    def unrenewed(self, held: Iterable[H], seconds: float) -> list[H]:
+        """Those of what is held (by whom, with which stamp) that were first seen so long ago; all others are forgotten.
+
+        Args:
+            held: all there is now.
+            seconds: how long a holder may take to renew.
+        """
+        now = self._clock()
+        self._since = {one: self._since.get(one, now) for one in held}
+        return [one for one, since in self._since.items() if now - since >= seconds]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay import semconv, sqlstore
+from mlflow_assay.bridge.recent import Recent
 from mlflow_assay.contracts import EvaluatedTrace
 
 if TYPE_CHECKING:
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = ["SpanFacts", "Subjects", "describe", "facts_of", "started_ms"]
 
-_REMEMBERED = 20_000
+_REMEMBERED = 10_000  # runs; about 5 MB
 _LONGEST = 200
 _LOAD = 50  # traces with their spans held in memory at once
 _AGENT = "AGENT"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SpanFacts:
     """What only the spans say of a run; None where they do not."""
 
@@ -95,7 +96,7 @@ class Subjects:
 
     def __init__(self, slices: Sequence[str] = ()) -> None:
         self._slices = tuple(slices)
-        self._facts: dict[str, SpanFacts] = {}
+        self._facts: Recent[str, SpanFacts] = Recent(_REMEMBERED)
 
     def of(self, infos: Sequence[TraceInfo]) -> dict[str, EvaluatedTrace]:
         """The runs of these infos, by trace id.
@@ -111,8 +112,6 @@ class Subjects:
             described[str(info.trace_id)] = run = describe(info, facts, self._slices)
             if run.ended_ms is not None and facts.root_span_id is not None:
                 self._facts[run.trace_id] = facts
-        while len(self._facts) > _REMEMBERED:
-            self._facts.pop(next(iter(self._facts)))
         return described
 
 

@@ -27,6 +27,8 @@ _logger = logging.getLogger(__name__)
 _DEFAULT_INTERVAL_S = 15.0  # Prometheus forgets a pushed series after 5 minutes, and rate() needs two points
 _LIMITS = {semconv.EVALUATION_NAME: 200, semconv.GEN_AI_AGENT: 100, semconv.JUDGE_VERSION: 200}
 _LIMIT = 50  # values of any other label
+_SERIES = 5_000  # of one metric in a process that runs for months: labels within their limits still multiply
+_SERIES_AT_ONCE = 50_000  # in one message of gauges, which is forgotten when it is sent
 
 Point = tuple[str, tuple[str, ...]]  # metric name and label values in the declared order: one series
 
@@ -40,14 +42,25 @@ def interval(given: float | str | None) -> float:
 
 
 class Bounds:
-    """Keeps label sets bounded: the first values of each label stay, all further ones become `semconv.OVERFLOW`."""
+    """Keeps label sets bounded: the first values of each label stay, all further ones become `semconv.OVERFLOW`.
 
-    def __init__(self) -> None:
+    Args:
+        series: series of one metric at most; all further ones become a single one, every label of it OVERFLOW.
+    """
+
+    def __init__(self, series: int = _SERIES) -> None:
         self._seen: dict[str, set[str]] = {}
+        self._series: dict[str, set[tuple[str, ...]]] = {}
+        self._most = series
 
     def of(self, name: str, labels: Mapping[str, Any]) -> Point:
         """The series of a metric for these labels; one that is absent or None is empty."""
-        return name, tuple(self._value(label, labels.get(label)) for label in semconv.METRICS[name].labels)
+        values = tuple(self._value(label, labels.get(label)) for label in semconv.METRICS[name].labels)
+        series = self._series.setdefault(name, set())
+        if values not in series and len(series) >= self._most:
+            return name, (semconv.OVERFLOW,) * len(values)
+        series.add(values)
+        return name, values
 
     def _value(self, label: str, value: Any) -> str:
         text = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
@@ -261,11 +274,11 @@ def gauges_message(
     """
     from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-    book, bounds = _Book(), Bounds()
+    book, bounds = _Book(), Bounds(_SERIES_AT_ONCE)
     for name, labels, value in points:
         book.record(bounds.of(name, labels), value, None)
     request: Any = ExportMetricsServiceRequest.FromString(book.message())
-    ended = Bounds()
+    ended = Bounds(_SERIES_AT_ONCE)
     _add_ended(request, [point for point in (ended.of(*each) for each in gone) if point not in book.known])
     for resource in request.resource_metrics if instance is not None else ():
         for attribute in resource.resource.attributes:

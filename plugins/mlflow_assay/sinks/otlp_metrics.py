@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OtlpMetricsSink"]
 
-_REMEMBERED = 100_000  # revisions counted lately, so that a resend is recognised
+_REMEMBERED = 20_000  # revisions counted and acknowledged lately, so that a resend is recognised; about 4 MB
+_UNSURE = 100_000  # revisions counted whose push was not acknowledged: they will come again, however late
 _APART_S = 0.01  # between a series' 0 and its first count; Prometheus' clock ticks in milliseconds
 _CREATED = "created"
 
@@ -62,6 +63,7 @@ class OtlpMetricsSink:
         client = otlp.OtlpClient("metrics", endpoint=endpoint, headers=headers, timeout_s=timeout_s)
         self._meters = Meters(client, interval(interval_s))
         self._counted: OrderedDict[str, None] = OrderedDict()
+        self._unsure: OrderedDict[str, None] = OrderedDict()
         self._prometheus, self._lookback = prometheus, lookback
         self._timeout = number("timeout_s", timeout_s or 10)
 
@@ -74,7 +76,7 @@ class OtlpMetricsSink:
 
     def _deliver(self, revisions: Sequence[AssessmentRevision]) -> Delivery:
         self._meters.start()
-        new = [revision for revision in revisions if revision.key not in self._counted]
+        new = [r for r in revisions if r.key not in self._counted and r.key not in self._unsure]
         measured = [(revision, list(_measures(revision))) for revision in new]
         seeds = [self._meters.bounds.of(name, labels) for revision in new for name, labels in _series(revision)]
         fresh = self._meters.missing(seeds)
@@ -86,14 +88,24 @@ class OtlpMetricsSink:
             time.sleep(_APART_S)
         for revision, measures in measured:
             self._count(revision, measures)
-        return _delivery(self._meters.push())
+        found = _delivery(self._meters.push())
+        if found.state == "delivered":
+            self._acknowledged(revisions)
+        return found
 
     def _count(self, revision: AssessmentRevision, measures: list[tuple[str, Mapping[str, Any], float]]) -> None:
         context = _current(revision)
         for name, labels, value in measures:
             self._meters.record(self._meters.bounds.of(name, labels), value, context)
-        self._counted[revision.key] = None
-        if len(self._counted) > _REMEMBERED:
+        self._unsure[revision.key] = None
+        if len(self._unsure) > _UNSURE:
+            self._unsure.popitem(last=False)
+
+    def _acknowledged(self, revisions: Sequence[AssessmentRevision]) -> None:
+        for revision in revisions:
+            self._unsure.pop(revision.key, None)
+            self._counted[revision.key] = None
+        while len(self._counted) > _REMEMBERED:
             self._counted.popitem(last=False)
 
     def tally(self) -> Mapping[tuple[str, str], int]:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -62,12 +61,14 @@ class RevisionLinesSink:
         Raises:
             SinkError: the file cannot be read.
         """
+        found = dict.fromkeys((revision.key for revision in revisions), 0)
         try:
-            lines: Iterable[str] = self._path.read_text("utf-8", "replace").splitlines() if self._path.exists() else ()
+            for key in _keys(self._path):
+                if key in found:
+                    found[key] += 1
         except OSError as error:
             raise SinkError(f"The sink 'jsonl' cannot read {self._path}: {error.strerror}.") from error
-        found = Counter(key for line in lines if (key := _key(line)) is not None)
-        return {revision.key: found[revision.key] for revision in revisions}
+        return found
 
     def close(self) -> None:
         """Nothing is kept open."""
@@ -77,6 +78,14 @@ def _ends_whole(path: Path) -> bool:
     with path.open("rb") as file:
         file.seek(-1, os.SEEK_END)
         return file.read(1) == b"\n"
+
+
+def _keys(path: Path) -> Iterator[str]:
+    """The lines' revision keys, one line in memory at a time."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        yield from (key for line in lines if (key := _key(line)) is not None)
 
 
 def _key(line: str) -> str | None:
