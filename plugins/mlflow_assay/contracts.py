@@ -642,7 +642,8 @@ class BridgeSink(Protocol):
     """Where assessment revisions go when they leave MLflow. Built from its own options by keyword.
 
     Delivery is at least once: a revision may come again with the same `key` after a crash between the sink's
-    acknowledgement and the outbox's note of it.
+    acknowledgement and the outbox's note of it. What that means at this far end a sink may say in one sentence, in a
+    class attribute `guarantee: str`; `assay watch --help` shows it.
     """
 
     name: ClassVar[str]

@@ -164,6 +164,28 @@ def test_two_workers_started_by_mistake(start, experiment, outbox_url, key_serve
     assert in_order(key_server)
 
 
+@pytest.mark.parametrize("skew", [-7200, 7200])
+def test_two_workers_whose_clocks_are_hours_apart(start, experiment, outbox_url, key_server, skew):
+    """Each would take the other's claims for long run out, if it compared their stamps with its own clock."""
+    location, trace_ids = experiment
+    writer = Writer(trace_ids, 8)
+    first, second = start(), start("--skew", str(skew))
+    for _ in range(3):
+        key_server.mode = "hang"
+        for _ in range(20):
+            writer.step()
+        time.sleep(3.0)  # longer than a lease: both hold what they are sending
+        key_server.mode = "ok"
+        eventually(lambda: settled(outbox_url, location, writer, key_server), 60)
+    assert max(key_server.copies.values()) == 1
+    first.kill()
+    for _ in range(20):
+        writer.step()
+    eventually(lambda: settled(outbox_url, location, writer, key_server), 60)
+    assert second.poll() is None
+    assert in_order(key_server)
+
+
 @pytest.mark.parametrize("mode", ["500", "429", "hang", "flaky"])
 def test_a_sink_that_fails_gets_everything_when_it_is_well_again(start, experiment, outbox_url, key_server, mode):
     location, trace_ids = experiment

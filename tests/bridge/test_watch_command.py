@@ -197,6 +197,23 @@ def test_an_outbox_of_another_mlflow_is_refused(once, log_trace, store, tmp_path
         once()
 
 
+@pytest.mark.parametrize("command", [watch, bridge])
+def test_help_states_what_each_installed_sink_promises_and_imports_nothing_heavy(command):
+    """A stranger's sink too, and one that says nothing is still at least once."""
+    from mlflow_assay import registry
+
+    code = f"from mlflow_assay.cli import assay; assay([{command.name!r}, '--help'], standalone_mode=False)"
+    code += (
+        "\nimport sys; print('heavy', sorted({'mlflow', 'requests', 'opentelemetry', 'sqlalchemy'} & set(sys.modules)))"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert told.splitlines()[-1] == "heavy []"
+    words = " ".join(told.split())
+    for name in registry.available("bridge_sinks"):
+        assert f"{name} {registry.load('bridge_sinks', name).guarantee}" in words
+    assert "at least once" in words and "promise ends where the endpoint acknowledges" in words
+
+
 def test_sinks_on_the_command_line():
     assert parse_sink("jsonl,path=a=b.jsonl,as=lines") == ("lines", "jsonl", {"path": "a=b.jsonl"})
     made = make_sinks([], "http://127.0.0.1:4318", False)

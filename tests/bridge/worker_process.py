@@ -1,6 +1,6 @@
 """A worker in a process of its own, shipping to a `KeyServer`, to be killed by the tests.
 
-python worker_process.py EXPERIMENT OUTBOX_URL KEY_SERVER_URL [--judge NAME] [--lease S] [--ask] [--batch N]
+python worker_process.py EXPERIMENT OUTBOX_URL KEY_SERVER_URL [--judge NAME] [--lease S] [--ask] [--batch N] [--skew S]
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Sequence
 
 from mlflow_assay import pipeline
+from mlflow_assay.bridge import deliveries, following, judging, outbox, shipping, worker
 from mlflow_assay.bridge.database import Database
 from mlflow_assay.bridge.deliveries import Retry
 from mlflow_assay.bridge.following import Pace
@@ -73,11 +74,11 @@ def make_worker(
     )
     pulse = Pulse(poll_s=0.05, lease_s=lease_s, grace_s=10, faults_s=1)
     retry = Retry(first_s=0.05, most_s=0.5)
-    worker = Worker(database, [bridged], {"keys": sink}, pulse=pulse, retry=retry, owner=owner)
-    for shipper in worker.shippers:
+    made = Worker(database, [bridged], {"keys": sink}, pulse=pulse, retry=retry, owner=owner)
+    for shipper in made.shippers:
         shipper.batch = shipper._size = batch
         shipper.idle_s = 0.05
-    return worker
+    return made
 
 
 def main() -> None:
@@ -89,15 +90,17 @@ def main() -> None:
     parser.add_argument("--lease", type=float, default=2.0)
     parser.add_argument("--batch", type=int, default=7)
     parser.add_argument("--ask", action="store_true")
+    parser.add_argument("--skew", type=int, default=0, help="how far this machine's clock is ahead, seconds")
     given = parser.parse_args()
     configure_logging("json")
+    real = outbox.now_ms
+    for module in (deliveries, following, judging, outbox, shipping, worker):
+        module.now_ms = lambda: real() + given.skew * 1000
     sink = (AskableKeySink if given.ask else KeySink)(given.server)
-    worker = make_worker(
-        given.experiment, given.outbox, sink, lease_s=given.lease, batch=given.batch, judge=given.judge
-    )
-    signal.signal(signal.SIGTERM, lambda *_: worker.stop())
+    made = make_worker(given.experiment, given.outbox, sink, lease_s=given.lease, batch=given.batch, judge=given.judge)
+    signal.signal(signal.SIGTERM, lambda *_: made.stop())
     print("ready", flush=True)
-    worker.run()
+    made.run()
 
 
 if __name__ == "__main__":

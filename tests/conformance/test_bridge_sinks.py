@@ -62,3 +62,9 @@ class TestPhoenix(HttpBridgeSinkConformance):
 def test_every_registered_bridge_sink_is_in_this_suite():
     tested = {"jsonl", "otlp-span", "otlp-event", "otlp-metrics", "datadog", "langfuse", "phoenix"}
     assert set(registry.available("bridge_sinks")) == tested
+
+
+@pytest.mark.parametrize("name", registry.available("bridge_sinks"))
+def test_it_says_what_it_promises_against_doubles(name):
+    promise = registry.load("bridge_sinks", name).guarantee
+    assert 40 < len(promise) < 220 and promise.endswith(".")

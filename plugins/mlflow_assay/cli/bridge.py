@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_assay.cli.bridge_kpis import kpis
-from mlflow_assay.cli.bridge_options import make_sinks, outbox_option, sink_options
+from mlflow_assay.cli.bridge_options import GuaranteesGroup, make_sinks, outbox_option, sink_options
 
 if TYPE_CHECKING:
     from mlflow_assay.bridge.deliveries import DeadLetter, Deliveries
@@ -24,7 +24,7 @@ __all__ = ["bridge"]
 _json: Callable[..., Any] = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
-@click.group()
+@click.group(cls=GuaranteesGroup)
 def bridge() -> None:
     """See what `assay watch` has shipped, and mend what has not arrived."""
 

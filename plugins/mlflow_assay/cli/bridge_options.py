@@ -9,13 +9,55 @@ from typing import Any, TypeVar
 import click
 
 from mlflow_assay.contracts import BridgeSink
-from mlflow_assay.errors import ConfigError
+from mlflow_assay.errors import AssayError, ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-__all__ = ["make_sinks", "outbox_option", "parse_sink", "sink_options"]
+__all__ = ["GuaranteesCommand", "GuaranteesGroup", "make_sinks", "outbox_option", "parse_sink", "sink_options"]
 
+_FOR_ALL = """
+Every revision of every assessment reaches each sink at least once, an assessment's in order. None is lost by kill -9,
+an outage of sink or MLflow, a full disk, wrong clocks or a second worker; two edits between two looks at MLflow are one
+revision. Sent again is only what was on its way when a worker died or an answer was lost. What a sink refuses for good
+is a dead letter with its reason. The promise ends where the endpoint acknowledges: a collector's queues are its own.
+"""
 _OTLP = ("otlp-span", "otlp-event", "otlp-metrics")
+
+
+class GuaranteesCommand(click.Command):
+    """A command whose help ends with what each installed sink can promise against loss and doubles."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Add the guarantees, as the sinks themselves say them."""
+        super().format_epilog(ctx, formatter)
+        write_guarantees(formatter)
+
+
+class GuaranteesGroup(click.Group):
+    """The same for a group."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Add the guarantees, as the sinks themselves say them."""
+        super().format_epilog(ctx, formatter)
+        write_guarantees(formatter)
+
+
+def write_guarantees(formatter: click.HelpFormatter) -> None:
+    """What holds for all sinks, and a sentence of each installed one."""
+    from mlflow_assay import registry
+
+    with formatter.section("Guarantees"):
+        formatter.write_text(" ".join(_FOR_ALL.split()))
+        formatter.write_dl([(name, _guarantee(name)) for name in registry.available("bridge_sinks")])
+
+
+def _guarantee(name: str) -> str:
+    from mlflow_assay import registry
+
+    try:
+        return str(getattr(registry.load("bridge_sinks", name), "guarantee", "At least once; it says no more."))
+    except AssayError as error:
+        return f"It cannot be loaded: {error}"  # help is help, also where somebody's package is broken
 
 
 def outbox_option(command: F) -> F:

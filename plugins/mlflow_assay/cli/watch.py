@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_assay.cli.bridge_kpis import gauge_options, make_gauges
-from mlflow_assay.cli.bridge_options import make_sinks, outbox_option, sink_options
+from mlflow_assay.cli.bridge_options import GuaranteesCommand, make_sinks, outbox_option, sink_options
 from mlflow_assay.cli.options import judges_path, model_options, model_settings, read_texts
 from mlflow_assay.errors import ConfigError
 
@@ -27,7 +27,7 @@ _logger = logging.getLogger(__name__)
 _PUSH_S = 30.0
 
 
-@click.command()
+@click.command(cls=GuaranteesCommand)
 @click.option("--experiment", "-e", "experiments", multiple=True, required=True, help="Name or id; repeatable.")
 @click.option("--judge", "-j", "judges", multiple=True, help="Judge new traces with it; repeatable. None: only ship.")
 @click.option("--sample", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of traces to judge.")

@@ -44,6 +44,10 @@ class DatadogSink:
     """
 
     name: ClassVar[str] = "datadog"
+    guarantee: ClassVar[str] = (
+        "An evaluation sent again has the same span, label and time; what Datadog makes of two is not "
+        "documented. A deletion is an evaluation `deleted`. Expectations are skipped."
+    )
 
     def __init__(
         self,

@@ -34,6 +34,10 @@ class LangfuseSink:
     """
 
     name: ClassVar[str] = "langfuse"
+    guarantee: ClassVar[str] = (
+        "Never doubled: the score's id is the assessment's. Edits replace, deletions delete. Unscored "
+        "verdicts and expectations are skipped."
+    )
 
     def __init__(
         self,

@@ -27,6 +27,10 @@ class OtlpEventSink:
     """
 
     name: ClassVar[str] = "otlp-event"
+    guarantee: ClassVar[str] = (
+        "A record sent again stands there twice, with the same assay.revision.key. Edits and deletions are "
+        "records of their own. Expectations are skipped."
+    )
 
     def __init__(
         self,

@@ -50,6 +50,10 @@ class OtlpMetricsSink:
     """
 
     name: ClassVar[str] = "otlp-metrics"
+    guarantee: ClassVar[str] = (
+        "A worker killed between acknowledgement and note counts up to a batch twice; resends of a running "
+        "one are not counted. Exact numbers: assay bridge kpis."
+    )
 
     def __init__(
         self,

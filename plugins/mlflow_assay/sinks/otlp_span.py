@@ -40,6 +40,10 @@ class OtlpSpanSink:
     """
 
     name: ClassVar[str] = "otlp-span"
+    guarantee: ClassVar[str] = (
+        "A span sent again has the same id, and Tempo shows it twice; with tempo=URL it is asked first. Edits "
+        "and deletions are spans of their own: nothing is taken back."
+    )
 
     def __init__(
         self,

@@ -32,6 +32,10 @@ class PhoenixSink:
     """
 
     name: ClassVar[str] = "phoenix"
+    guarantee: ClassVar[str] = (
+        "Never doubled: the annotation's identifier is the assessment's. Edits replace; a deletion leaves the "
+        "label `deleted`. Expectations are skipped."
+    )
 
     def __init__(self, host: str | None = None, api_key: str | None = None, timeout_s: float | str = 10.0) -> None:
         self._base = (host or os.environ.get("PHOENIX_COLLECTOR_ENDPOINT") or _DEFAULT_HOST).rstrip("/")

@@ -27,6 +27,9 @@ class RevisionLinesSink:
     """
 
     name: ClassVar[str] = "jsonl"
+    guarantee: ClassVar[str] = (
+        "Never doubled by one worker: the file is asked first. Every revision is a line, on disk before it counts."
+    )
 
     def __init__(self, path: str | Path = "revisions.jsonl") -> None:
         self._path = Path(path)
