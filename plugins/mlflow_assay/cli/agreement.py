@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mlflow_assay.cli.labelled import by_option, confidence_option, console, label_option, measure, read, table
-from mlflow_assay.cli.options import judges_path, trace_options
+from mlflow_assay.cli.options import json_option, judges_path, trace_options
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ _SHOWN_CONFLICTS = 10
 )
 @confidence_option
 @judges_path
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def agreement(
     experiment: str,
     filter_string: str | None,

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_assay.cli.options import judges_path, model_options, model_settings, read_texts, trace_options
+from mlflow_assay.cli.options import (
+    json_option,
+    judges_path,
+    model_options,
+    model_settings,
+    read_texts,
+    tell_plan,
+    texts_option,
+    trace_options,
+)
 from mlflow_assay.errors import ConfigError, NotTrustedError
 
 if TYPE_CHECKING:
@@ -33,7 +42,7 @@ __all__ = ["align", "detectable", "read_options"]
     help="Whose labels: people's, recorded ground truth, or both.",
 )
 @click.option("--option", "options", multiple=True, help="Parameter of the optimizer: KEY=VALUE; repeatable.")
-@click.option("--set", "settings", multiple=True, help="Text for the judge: JUDGE.VARIABLE=TEXT or =@FILE; repeatable.")
+@texts_option
 @judges_path
 @model_options
 @click.option("--max-calls", type=click.IntRange(min=0), help="At most so many model calls in all.")
@@ -56,7 +65,7 @@ __all__ = ["align", "detectable", "read_options"]
 @click.option("--register", "registering", is_flag=True, help="Also register an accepted version in MLflow.")
 @click.option("--force", is_flag=True, help="Accept all the same; this is recorded in the run and the definition.")
 @click.option("--dry-run", is_flag=True, help="Show labels, split and calls needed; call and change nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@json_option
 def align(
     judge: str,
     experiment: str,
@@ -195,14 +204,11 @@ def _show_plan(todo: Plan, as_json: bool) -> None:
         "calls_at_least": todo.calls,
         "smallest_gain_shown": detectable(len(parts["test"])),
     }
-    if as_json:
-        click.echo(json.dumps(facts, indent=2))
-        return
-    for name, value in facts.items():
-        click.echo(f"{name.replace('_', ' '):20} {value}")
-    click.echo(
+    tell_plan(
+        facts,
+        as_json,
         "The smallest gain shown is in the share judged rightly, with 80 % power, if 30 % of the verdicts change. "
-        "Nothing was called or changed. The optimizer's own calls come on top; limit them with --max-calls."
+        "Nothing was called or changed. The optimizer's own calls come on top; limit them with --max-calls.",
     )
 
 

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlflow_assay.cli.options import json_option
+
 if TYPE_CHECKING:
     from mlflow_assay.engine.cache import CacheStats
 
@@ -21,7 +23,6 @@ _url: Callable[..., Any] = click.option(
     metavar="URL",
     help="The cache's database. [default: ASSAY_CACHE_URL, or a file in the user's cache folder]",
 )
-_json: Callable[..., Any] = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.group()
@@ -31,7 +32,7 @@ def cache() -> None:
 
 @cache.command()
 @_url
-@_json
+@json_option
 def stats(url: str | None, as_json: bool) -> None:
     """Show how many verdicts are kept of each judge and version, how big, how old, and how often used again."""
     from mlflow_assay.engine.cache import VerdictCache
@@ -51,7 +52,7 @@ def stats(url: str | None, as_json: bool) -> None:
 @click.option("--digest", metavar="HEX", help="Only verdicts of a judge with this digest (see stats).")
 @click.option("--keep", type=click.IntRange(min=0), metavar="N", help="Spare the N most recent of those.")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@_json
+@json_option
 def prune(
     url: str | None,
     older_than: str | None,

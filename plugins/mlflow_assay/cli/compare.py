@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from mlflow_assay.cli.labelled import confidence_option, console, contracts, fit, label_option, table
-from mlflow_assay.cli.options import judges_path
+from mlflow_assay.cli.options import json_option, judges_path
 from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ Gate = Literal["improved", "not-worse"]
 @click.option("--ui-url", metavar="URL", help="Address of MLflow's UI for links. Default: the tracking server, if one.")
 @confidence_option
 @judges_path
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def compare(
     a: str,
     b: str,

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_assay.cli.labelled import console, label_option, measure, read, table
-from mlflow_assay.cli.options import judges_path, model_options, model_settings, trace_options
+from mlflow_assay.cli.options import (
+    json_option,
+    judges_path,
+    max_calls_option,
+    model_options,
+    model_settings,
+    texts_option,
+    trace_options,
+)
 from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,8 +34,8 @@ __all__ = ["drift"]
 @click.option("--judge", "-j", required=True, help="The judge to check.")
 @label_option
 @click.option("--stored", is_flag=True, help="Compare the first and the latest stored verdict; ask nothing.")
-@click.option("--set", "settings", multiple=True, help="Text for the judge: JUDGE.VARIABLE=TEXT or =@FILE; repeatable.")
-@click.option("--max-calls", type=click.IntRange(min=1), help="At most so many model calls.")
+@texts_option
+@max_calls_option
 @click.option(
     "--tolerated-flips",
     type=click.FloatRange(0, 1, max_open=True),
@@ -40,7 +48,7 @@ __all__ = ["drift"]
 @click.option("--watch-since", metavar="TIME", help="Only the watched traces since then: 7d, 2026-11-01.")
 @model_options
 @judges_path
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def drift(
     experiment: str,
     filter_string: str | None,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import click
 
+from mlflow_assay.cli.options import json_option
 from mlflow_assay.errors import ConfigError
 
 __all__ = ["env"]
@@ -31,7 +32,7 @@ _FORMS = ("shell", "dotenv", "compose", "kubernetes")
     "--format", "form", type=click.Choice(_FORMS), default="shell", show_default=True, help="What it is written for."
 )
 @click.option("--check", "wanted", is_flag=True, help="Send one test span now and say whether it was taken.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def env(
     endpoint: str | None,
     datadog: bool,

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlflow_assay.cli.options import judges_path, model_options, model_settings, read_texts, trace_options
+from mlflow_assay.cli.options import (
+    json_option,
+    judges_path,
+    model_options,
+    model_settings,
+    read_texts,
+    texts_option,
+    trace_options,
+)
 
 if TYPE_CHECKING:
     from mlflow_assay.judges.calibrating import Calibration
@@ -35,11 +43,9 @@ __all__ = ["calibrate"]
     help="Cascade: chance that they agree less all the same.",
 )
 @judges_path
-@click.option(
-    "--set", "settings", multiple=True, help="Text for the members: NAME.VARIABLE=TEXT or =@FILE; repeatable."
-)
+@texts_option
 @model_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def calibrate(
     name: str,
     experiment: str,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_assay.cli.options import judges_path, model_options, model_settings, read_texts
+from mlflow_assay.cli.options import json_option, judges_path, model_options, model_settings, read_texts, texts_option
 from mlflow_assay.errors import ConfigError, DefinitionError
 
 if TYPE_CHECKING:
@@ -78,9 +78,9 @@ def _hints(entry: JudgeEntry) -> Iterator[str]:
 @click.argument("names", nargs=-1)
 @judges_path
 @click.option("--offline", is_flag=True, help="No model: a scripted server answers. Tests the plumbing only.")
-@click.option("--set", "settings", multiple=True, help="Text for a judge: JUDGE.VARIABLE=TEXT or =@FILE; repeatable.")
+@texts_option
 @model_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def test(
     names: tuple[str, ...],
     paths: tuple[str, ...],

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mlflow_assay.cli.options import judges_path, read_texts
+from mlflow_assay.cli.options import judges_path, read_texts, texts_option
 from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ __all__ = ["register"]
 @click.argument("names", nargs=-1, required=True)
 @click.option("--experiment", "-e", required=True, help="Name or id of the MLflow experiment.")
 @click.option("--model", help="Judge model MLflow will ask: gateway:/ENDPOINT to start it, else any model URI.")
-@click.option("--set", "settings", multiple=True, help="Text for a judge: JUDGE.VARIABLE=TEXT or =@FILE; repeatable.")
+@texts_option
 @judges_path
 @click.option("--start", is_flag=True, help="Have MLflow's server judge new traces (needs --model gateway:/…).")
 @click.option(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_assay.cli.options import judges_path, model_options, model_settings, read_texts
+from mlflow_assay.cli.options import json_option, judges_path, model_options, model_settings, read_texts, texts_option
 from mlflow_assay.errors import ConfigError, NotTrustedError
 
 if TYPE_CHECKING:
@@ -145,9 +145,9 @@ def _print_left_out(library: str | None) -> None:
 @click.command()
 @click.argument("name")
 @judges_path
-@click.option("--set", "settings", multiple=True, help="Text for the judge: NAME.VARIABLE=TEXT or =@FILE; repeatable.")
+@texts_option
 @model_options
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def show(
     name: str,
     paths: tuple[str, ...],

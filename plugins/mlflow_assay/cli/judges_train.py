@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_assay.cli.options import trace_options
+from mlflow_assay.cli.options import json_option, trace_options
 
 if TYPE_CHECKING:
     from mlflow_assay.judges.local import Example, LabelSet, LocalJudge, Options
@@ -62,7 +62,7 @@ _PAGE = 100
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Decides the folds.")
 @click.option("--force", is_flag=True, help="Allow its use even if it is refused; recorded in file and verdicts.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@json_option
 def train(
     name: str,
     experiment: str,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from mlflow_assay.cli.labelled import by_option, confidence_option, console, fit, label_option, read, table
-from mlflow_assay.cli.options import judges_path, trace_options
+from mlflow_assay.cli.options import json_option, judges_path, trace_options
 from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _explain(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 @click.option("--rates-from", metavar="TEXT", help="Where and when --se and --sp were measured; shown to the reader.")
 @confidence_option
 @judges_path
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 @click.option(
     "--explain", is_flag=True, is_eager=True, expose_value=False, callback=_explain, help="How to read such a number."
 )

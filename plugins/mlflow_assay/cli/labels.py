@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_assay.cli.options import judges_path
+from mlflow_assay.cli.options import json_option, judges_path
 
 if TYPE_CHECKING:
     from mlflow_assay.labels.exchange import ImportReport
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["labels"]
 
 _experiment: Any = click.option("--experiment", "-e", required=True, help="Name or id of the MLflow experiment.")
-_json: Any = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _half_width: Any = click.option(
     "--half-width",
     type=click.FloatRange(0, 0.5, min_open=True, max_open=True),
@@ -53,7 +52,7 @@ def labels() -> None:
 @_half_width
 @click.option("--dry-run", is_flag=True, help="Say what would be drawn, write nothing.")
 @judges_path
-@_json
+@json_option
 def pick(
     experiment: str,
     judge: str,
@@ -123,7 +122,7 @@ def pick(
 @click.option("--skip-bad", is_flag=True, help="Leave out bad lines instead of writing nothing.")
 @click.option("--dry-run", is_flag=True, help="Check everything, write nothing.")
 @judges_path
-@_json
+@json_option
 def import_(
     file: Path,
     experiment: str,
@@ -205,7 +204,7 @@ def export(
 @click.option("--judge", "-j", help="Only samples for this judge.")
 @_half_width
 @judges_path
-@_json
+@json_option
 def status(experiment: str, judge: str | None, half_width: float, paths: tuple[str, ...], as_json: bool) -> None:
     """Show how far each sample is labelled, and how many labels are still needed."""
     from mlflow_assay.cli.labelled import contracts

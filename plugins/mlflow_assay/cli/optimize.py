@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_assay.cli.options import judges_path, model_options, model_settings, read_texts
+from mlflow_assay.cli.options import (
+    json_option,
+    judges_path,
+    model_options,
+    model_settings,
+    read_texts,
+    tell_plan,
+    texts_option,
+)
 from mlflow_assay.errors import ConfigError, NotTrustedError
 
 if TYPE_CHECKING:
@@ -42,7 +50,7 @@ __all__ = ["optimize"]
     "--agent-model", help="Without --predict: the model the one prompt is sent to, such as openai:/gpt-4.1-mini."
 )
 @click.option("--writer", help="Model that writes prompts (gepa, miprov2).  [default: --agent-model, else --model]")
-@click.option("--set", "settings", multiple=True, help="Text for a judge: JUDGE.VARIABLE=TEXT or =@FILE; repeatable.")
+@texts_option
 @judges_path
 @model_options
 @click.option("--price", help="Of models the catalogue has no price of: INPUT,OUTPUT dollars per million tokens.")
@@ -68,7 +76,7 @@ __all__ = ["optimize"]
     help="How much less often a guarding judge may pass and still count as not worse.",
 )
 @click.option("--dry-run", is_flag=True, help="Show rows, parts and calls needed; call and change nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@json_option
 def optimize(prompts: tuple[str, ...], as_json: bool, dry_run: bool, **given: Any) -> None:
     """Improve PROMPT (one or more registered prompts of one agent), and keep the result only if it is proven.
 
@@ -204,14 +212,11 @@ def _show_plan(request: Request, todo: Plan, as_json: bool) -> None:
         "calls_of_test": todo.test_calls,
         "smallest_gain_shown": detectable(sizes["test"]),
     }
-    if as_json:
-        click.echo(json.dumps(facts, indent=2))
-        return
-    for name, value in facts.items():
-        click.echo(f"{name.replace('_', ' '):20} {value}")
-    click.echo(
+    tell_plan(
+        facts,
+        as_json,
         "The smallest gain shown is in the share of rows that pass, with 80 % power, if 30 % of the verdicts change. "
-        "Nothing was called or changed. The search's own calls come on top; --budget-usd and --max-calls limit them."
+        "Nothing was called or changed. The search's own calls come on top; --budget-usd and --max-calls limit them.",
     )
 
 

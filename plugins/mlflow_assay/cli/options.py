@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,7 +13,33 @@ from mlflow_assay.errors import ConfigError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-__all__ = ["judges_path", "model_options", "model_settings", "read_texts", "trace_options"]
+__all__ = [
+    "json_option",
+    "judges_path",
+    "max_calls_option",
+    "model_options",
+    "model_settings",
+    "read_texts",
+    "tell_plan",
+    "texts_option",
+    "trace_options",
+]
+
+
+def json_option(command: F) -> F:
+    """`--json`, for scripts."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")(command)
+
+
+def texts_option(command: F) -> F:
+    """`--set`, texts for the variables of judges; `read_texts` reads them."""
+    told = "Text for a judge: JUDGE.VARIABLE=TEXT or =@FILE; repeatable."
+    return click.option("--set", "settings", multiple=True, help=told)(command)
+
+
+def max_calls_option(command: F) -> F:
+    """`--max-calls` of a command that asks a judge anew."""
+    return click.option("--max-calls", type=click.IntRange(min=1), help="At most so many model calls.")(command)
 
 
 def judges_path(command: F) -> F:
@@ -83,6 +110,16 @@ def trace_options(command: F) -> F:
     ):
         command = option(command)
     return command
+
+
+def tell_plan(facts: dict[str, Any], as_json: bool, note: str) -> None:
+    """What `--dry-run` found out: as JSON, or a line a fact and what to make of them."""
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+        return
+    for name, value in facts.items():
+        click.echo(f"{name.replace('_', ' '):20} {value}")
+    click.echo(note)
 
 
 def read_texts(settings: tuple[str, ...]) -> dict[str, dict[str, str]]:

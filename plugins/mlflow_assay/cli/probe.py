@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_assay.cli.labelled import confidence_option, console, contracts, label_option, measure, read, table
-from mlflow_assay.cli.options import judges_path, model_options, model_settings, trace_options
+from mlflow_assay.cli.options import (
+    json_option,
+    judges_path,
+    max_calls_option,
+    model_options,
+    model_settings,
+    texts_option,
+    trace_options,
+)
 from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,12 +41,12 @@ _SHOWN = 10
 @click.option("--sample", type=click.IntRange(min=2), default=30, show_default=True, help="Traces to ask about.")
 @click.option("--repeats", type=click.IntRange(2, 20), default=3, show_default=True, help="How often to ask.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the sample.")
-@click.option("--set", "settings", multiple=True, help="Text for the judge: JUDGE.VARIABLE=TEXT or =@FILE; repeatable.")
-@click.option("--max-calls", type=click.IntRange(min=1), help="At most so many model calls.")
+@texts_option
+@max_calls_option
 @model_options
 @confidence_option
 @judges_path
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def probe(
     experiment: str,
     filter_string: str | None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from mlflow_assay.cli.labelled import confidence_option, console, contracts, label_option, measure, read, table
-from mlflow_assay.cli.options import judges_path, trace_options
+from mlflow_assay.cli.options import json_option, judges_path, trace_options
 
 if TYPE_CHECKING:
     from mlflow_assay.labels.scores import Scores
@@ -28,7 +28,7 @@ __all__ = ["recalibrate"]
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the folds.")
 @confidence_option
 @judges_path
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option
 def recalibrate(
     experiment: str,
     filter_string: str | None,

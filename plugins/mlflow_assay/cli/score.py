@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_assay.cli.options import judges_path, model_options, model_settings, read_texts, trace_options
+from mlflow_assay.cli.options import (
+    json_option,
+    judges_path,
+    model_options,
+    model_settings,
+    read_texts,
+    texts_option,
+    trace_options,
+)
 from mlflow_assay.contracts import Unscored
 
 if TYPE_CHECKING:
@@ -24,7 +32,7 @@ _ALWAYS = ("judge", "passed", "failed", "unscored")  # the other columns only wh
 @click.command()
 @trace_options
 @click.option("--judge", "-j", "judges", multiple=True, required=True, help="Judge by name; repeatable.")
-@click.option("--set", "settings", multiple=True, help="Text for a judge: JUDGE.VARIABLE=TEXT or =@FILE; repeatable.")
+@texts_option
 @judges_path
 @model_options
 @click.option("--concurrency", type=click.IntRange(1, 1024), default=64, show_default=True, help="Calls in flight.")
@@ -45,7 +53,7 @@ _ALWAYS = ("judge", "passed", "failed", "unscored")  # the other columns only wh
 )
 @click.option("--workers", type=click.IntRange(min=1), default=2, show_default=True, help="Processes on ray and spark.")
 @click.option("--dry-run", is_flag=True, help="Say what it would do and about what it would cost; call nothing.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+@json_option
 def score(
     experiment: str,
     filter_string: str | None,
