@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import random
 import uuid
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlflow_assay.datasets import near, splitting
+from mlflow_assay.datasets import near as near_module
+from mlflow_assay.datasets import splitting
 from mlflow_assay.datasets.diff import diff
 from mlflow_assay.datasets.model import SPLITS, About, Dataset, DatasetRow
 from mlflow_assay.datasets.near import near_pairs
 from mlflow_assay.datasets.shaping import Shaping, shape
 from mlflow_assay.datasets.splitting import assign, parse_fractions
 from mlflow_assay.datasets.store import open_store
+from mlflow_assay.datasets.texts import Texts
 from mlflow_assay.errors import ConfigError
+from mlflow_assay.judges.local.groups import group
 
 WORDS = ["parcel", "invoice", "router", "contract", "roaming", "voicemail", "tariff", "landline", "refund", "passport"]
 texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=6).map(" ".join)
@@ -50,16 +55,50 @@ def test_similarity_is_the_share_of_common_grams_without_regard_to_case_and_punc
     assert near_pairs(["", " ! "], 0.1) == []
 
 
-def test_hashing_finds_what_comparing_all_finds(monkeypatch):
-    pytest.importorskip("datasketch", reason="pip install 'mlflow-assay[datasets]'")
-    said = [f"{' '.join(WORDS[i % 10] + str(i * k) for k in range(1, 9))}" for i in range(60)]
-    said += [f"{text} indeed" for text in said[:20]]
-    exactly = {(i, j) for i, j, _ in near_pairs(said, 0.8)}
-    monkeypatch.setattr(near, "EXACT", 0)
-    hashed = {(i, j) for i, j, _ in near_pairs(said, 0.8)}
-    assert {(i, i + 60) for i in range(1, 20)} <= exactly
+def some_texts(seed: int, n: int, length: int) -> list[str]:
+    """Texts of made-up words, and of every third one a copy with some of its words replaced."""
+    rng = random.Random(seed)  # noqa: S311 - test data
+    words = ["".join(rng.choices("abcdefghijklmnopü", k=rng.randint(2, 9))) for _ in range(500)]
+    said = [rng.choices(words, k=length) for _ in range(n)]
+    copies = [[rng.choice(words) if rng.random() < 0.07 * (i % 4) else w for w in t] for i, t in enumerate(said[::3])]
+    return [" ".join(t) for t in (*said, *copies)]
+
+
+@pytest.mark.parametrize("near", [0.5, 0.8])
+@pytest.mark.parametrize("length", [4, 40, 600])
+def test_hashing_finds_what_comparing_all_finds(monkeypatch, near, length):
+    said = [*some_texts(length, 150, length), "", "x", "x!", " ? "]
+    exactly = {(i, j) for i, j, _ in near_pairs(said, near)}
+    monkeypatch.setattr(near_module, "EXACT", 0)
+    hashed = {(i, j) for i, j, _ in near_pairs(said, near)}
+    assert len(exactly) > 20
     assert hashed <= exactly
-    assert len(hashed) >= 0.9 * len(exactly)
+    assert len(hashed) >= 0.95 * len(exactly)
+
+
+def test_a_crowd_of_like_texts_is_linked_without_comparing_each_with_each(monkeypatch):
+    compared = []
+    checked = near_module._checked
+
+    def counting(texts, pairs, near):
+        compared.append(len(pairs))
+        return checked(texts, pairs, near)
+
+    monkeypatch.setattr(near_module, "_checked", counting)
+    monkeypatch.setattr(near_module, "EXACT", 0)
+    said = [f"my router blinks red since monday and i cannot work from home, ticket {i}" for i in range(1500)]
+    pairs = near_pairs(said, 0.6)
+    assert set(group([None] * len(said), pairs).codes.tolist()) == {0}
+    assert compared[0] < len(said) * (len(said) - 1) / 2 / 3
+
+
+def test_texts_on_disk_are_those_that_were_put_there(tmp_path):
+    kept = ["", "ä", "\ud800 half a pair", "x" * 100_000]
+    with Texts(tmp_path / "texts") as texts:
+        for text in kept:
+            texts.append(text)
+        assert list(texts) == texts[:] == kept
+        assert list(texts.at(np.array([3, 0]))) == [kept[3], kept[0]]
 
 
 # --- splits -------------------------------------------------------------------------------------------------

@@ -1,14 +1,14 @@
 """From rows as they come to rows as they are kept: duplicates merged, a sample drawn, splits by group.
 
-Rows wait in a local file meanwhile; what is held in memory is a few dozen bytes a row, and the texts of the rows'
-inputs where near-duplicates are sought.
+Rows wait in a local file meanwhile, as do the texts near-duplicates are found by; what is held in memory is some
+hundred bytes a row, and 256 more while they are sought among many.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from mlflow_assay.datasets.model import DatasetRow
 from mlflow_assay.datasets.near import method, near_pairs
 from mlflow_assay.datasets.snapshot import Staged, stage
 from mlflow_assay.datasets.splitting import Assigned, assign
+from mlflow_assay.datasets.texts import Texts
 from mlflow_assay.errors import ConfigError
 from mlflow_assay.judges.fields import as_text
 from mlflow_assay.judges.local.groups import group
@@ -32,6 +33,7 @@ __all__ = ["FRACTIONS", "Shaped", "Shaping", "comparable", "shape"]
 FRACTIONS = (0.6, 0.2, 0.2)
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class Shaped:
 
     record: dict[str, Any]
     _staged: Staged
-    _kept: dict[int, tuple[float, int]]
+    _kept: Ints
+    _weights: Floats
     _assigned: Assigned | None
     _folder: tempfile.TemporaryDirectory[str] = field(repr=False)
 
@@ -83,13 +86,14 @@ class Shaped:
 
     def rows(self) -> Iterator[DatasetRow]:
         """The rows, in the order they came."""
-        position = 0
+        start = place = 0
         for batch in self._staged.batches():
-            for row in rows_of(batch):
-                if position in self._kept:
-                    weight, place = self._kept[position]
-                    yield self._finished(row, weight, place)
-                position += 1
+            end = start + batch.num_rows
+            until = int(np.searchsorted(self._kept, end))
+            kept = batch.take(self._kept[place:until] - start)
+            for place_, row in enumerate(rows_of(kept), place):
+                yield self._finished(row, float(self._weights[place_]), place_)
+            start, place = end, until
 
     def _finished(self, row: DatasetRow, weight: float, place: int) -> DatasetRow:
         if self._assigned is None:
@@ -99,24 +103,22 @@ class Shaped:
         )
 
 
-@dataclass
 class _Notes:
     """What is remembered of each row while it waits."""
 
-    expected: list[int] = field(default_factory=list)
-    expectations: list[int] = field(default_factory=list)
-    sessions: list[str | None] = field(default_factory=list)
-    slices: list[str | None] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
+    def __init__(self, texts: Texts, seeking: bool) -> None:
+        self.expected, self.expectations, self.weights = array("q"), array("q"), array("d")
+        self.sessions: list[str | None] = []
+        self.slices: list[str | None] = []
+        self.texts, self._seeking, self._names = texts, seeking, dict[str | None, str | None]()
 
-    def take(self, row: DatasetRow, texts: bool) -> DatasetRow:
+    def take(self, row: DatasetRow) -> DatasetRow:
         self.expected.append(len(row.expectations))
         self.expectations.append(hash(canonical(dict(row.expectations))) if row.expectations else 0)
-        self.sessions.append(row.session)
-        self.slices.append(row.slice)
+        self.sessions.append(self._names.setdefault(row.session, row.session))  # one text for all that are equal
+        self.slices.append(self._names.setdefault(row.slice, row.slice))
         self.weights.append(row.weight)
-        if texts:
+        if self._seeking:
             self.texts.append(comparable(row.inputs))
         return row
 
@@ -142,83 +144,85 @@ def shape(rows: Iterable[DatasetRow], shaping: Shaping) -> Shaped:
     """
     folder = tempfile.TemporaryDirectory(prefix="assay-rows-")
     try:
-        notes = _Notes()
         seeking = shaping.duplicates == "near" or shaping.fractions is not None
-        staged = stage((notes.take(row, seeking) for row in rows), Path(folder.name))
-        return _shape(staged, notes, shaping, folder)
+        with Texts(Path(folder.name) / "texts") as texts:
+            return _shape(rows, _Notes(texts, seeking), shaping, folder)
     except BaseException:
         folder.cleanup()
         raise
 
 
-def _shape(staged: Staged, notes: _Notes, shaping: Shaping, folder: tempfile.TemporaryDirectory[str]) -> Shaped:
+def _shape(
+    rows: Iterable[DatasetRow], notes: _Notes, shaping: Shaping, folder: tempfile.TemporaryDirectory[str]
+) -> Shaped:
+    staged = stage(map(notes.take, rows), Path(folder.name))
     n = len(staged.index)
     record: dict[str, Any] = {"rows_found": n, "duplicates": shaping.duplicates}
-    stands_for = _merged(staged, notes, shaping, record) if shaping.duplicates != "none" else dict.fromkeys(range(n), 1)
-    weights = {i: notes.weights[i] * copies for i, copies in stands_for.items()}
-    kept = _sampled(weights, notes, shaping, record)
-    places = sorted(kept)
+    kept, copies = np.arange(n), np.ones(n, np.int64)
+    if shaping.duplicates != "none":
+        kept, copies = _merged(staged, notes, shaping, record)
+    every = np.asarray(notes.weights, np.float64)[kept] * copies
+    kept, weights = _sampled(kept, every, notes, shaping, record)
     assigned = None
-    if shaping.fractions is not None and places:
+    if shaping.fractions is not None and len(kept):
         assigned = assign(
-            [key.decode() for key in staged.index.keys[places].tolist()],
-            [notes.sessions[i] for i in places],
-            [notes.texts[i] for i in places],
-            [notes.slices[i] for i in places],
+            [key.decode() for key in staged.index.keys[kept].tolist()],
+            [notes.sessions[i] for i in kept.tolist()],
+            notes.texts.at(kept),
+            [notes.slices[i] for i in kept.tolist()],
             fractions=shaping.fractions,
             seed=shaping.seed,
         )
         record |= {"split": assigned.record | {"fractions": list(shaping.fractions), "seed": shaping.seed}}
-    record["rows"] = len(places)
-    return Shaped(record, staged, {i: (kept[i], p) for p, i in enumerate(places)}, assigned, folder)
+    record["rows"] = len(kept)
+    return Shaped(record, staged, kept, weights, assigned, folder)
 
 
-def _merged(staged: Staged, notes: _Notes, shaping: Shaping, record: dict[str, Any]) -> dict[int, int]:
-    """Position of each row kept to how many rows it stands for."""
+def _merged(staged: Staged, notes: _Notes, shaping: Shaping, record: dict[str, Any]) -> tuple[Ints, Ints]:
+    """Positions of the rows kept, ascending, and how many rows each stands for."""
+    expected = np.asarray(notes.expected)
     keys = np.unique(staged.index.keys, return_inverse=True)[1].astype(np.int64)
-    kept = _best(keys, notes)
+    kept = _best(keys, expected)
+    copies = np.bincount(keys)[keys[kept]] if len(kept) else np.zeros(0, np.int64)
     record["exact_duplicates_merged"] = len(keys) - len(kept)
-    copies = Counter(keys.tolist())
-    merged = {i: copies[int(keys[i])] for i in kept}
-    record["merged_with_other_expectations"] = _conflicts(keys, notes)
+    record["merged_with_other_expectations"] = _conflicts(keys, np.asarray(notes.expectations))
     if shaping.duplicates == "near" and len(kept) > 1:
-        pairs = near_pairs([notes.texts[i] for i in kept], shaping.near)
-        codes = group([None] * len(kept), pairs).codes
-        again = [kept[p] for p in _best(codes, notes, kept)]
-        total = np.bincount(codes, weights=[merged[i] for i in kept]).astype(int)
-        place = {i: p for p, i in enumerate(kept)}
-        merged = {i: int(total[codes[place[i]]]) for i in again}
+        codes = group([None] * len(kept), near_pairs(notes.texts.at(kept), shaping.near)).codes
+        again = _best(codes, expected[kept])
         record["near_duplicates_merged"] = len(kept) - len(again)
         record["near"] = method(len(kept), shaping.near)
-    return merged
+        copies = np.bincount(codes, weights=copies).astype(np.int64)[codes[again]]
+        kept = kept[again]
+    return kept, copies
 
 
-def _best(codes: Ints, notes: _Notes, positions: Sequence[int] | None = None) -> list[int]:
+def _best(codes: Ints, expected: Ints) -> Ints:
     """Of each code the place with the most expectations, the earliest among equals; ascending."""
-    every = range(len(codes)) if positions is None else positions
-    counts = np.array([notes.expected[i] for i in every], dtype=np.int64)
-    order = np.lexsort((np.arange(len(codes)), -counts, codes))
+    order = np.lexsort((np.arange(len(codes)), -expected, codes))
     first = np.r_[True, codes[order][1:] != codes[order][:-1]] if len(order) else np.zeros(0, bool)
-    return sorted(int(i) for i in order[first])
+    return np.sort(order[first])
 
 
-def _conflicts(keys: Ints, notes: _Notes) -> int:
+def _conflicts(keys: Ints, expectations: Ints) -> int:
     """Inputs whose duplicates expect different things."""
-    said = {(k, e) for k, e in zip(keys.tolist(), notes.expectations, strict=True) if e}
-    return sum(count > 1 for count in Counter(k for k, _ in said).values())
+    said = expectations != 0
+    different = np.unique(np.stack([keys[said], expectations[said]], axis=1), axis=0)[:, 0]
+    return int((np.unique(different, return_counts=True)[1] > 1).sum())
 
 
-def _sampled(weights: dict[int, float], notes: _Notes, shaping: Shaping, record: dict[str, Any]) -> dict[int, float]:
-    """Rows drawn, each with how many it stands for."""
-    if shaping.sample is None or shaping.sample >= len(weights):
-        return weights
-    positions = sorted(weights)
-    drawn = stratified_sample([notes.slices[i] or "" for i in positions], shaping.sample, seed=shaping.seed)
-    chances = [p or 1.0 for p in drawn.probabilities]
+def _sampled(
+    kept: Ints, weights: Floats, notes: _Notes, shaping: Shaping, record: dict[str, Any]
+) -> tuple[Ints, Floats]:
+    """Positions of the rows drawn, and how many rows each stands for."""
+    if shaping.sample is None or shaping.sample >= len(kept):
+        return kept, weights
+    drawn = stratified_sample([notes.slices[i] or "" for i in kept.tolist()], shaping.sample, seed=shaping.seed)
     record["sample"] = {
         "rows": len(drawn.chosen),
-        "of": len(positions),
+        "of": len(kept),
         "seed": shaping.seed,
         "by_slice": {str(stratum): count for stratum, count in drawn.allocation.items()},
     }
-    return {positions[k]: weights[positions[k]] / chances[k] for k in drawn.chosen}
+    chosen = np.array(drawn.chosen, dtype=np.int64)
+    chances = np.array([drawn.probabilities[i] or 1.0 for i in drawn.chosen])
+    return kept[chosen], weights[chosen] / chances
