@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +27,31 @@ __all__ = ["compare"]
 _SHOWN_FLIPS = 10
 _MARGIN = 0.05
 Gate = Literal["improved", "not-worse"]
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What was found, for the terminal, as JSON and as markdown: the sides, how they were paired, and a gate's answer.
+
+    Attributes:
+        margin: the gate's, which `--non-inferiority` or its default set.
+        passed: None where no gate was asked for.
+    """
+
+    a: Side
+    b: Side
+    field: str
+    pairing: Pairing
+    found: Sequence[JudgeComparison]
+    links: tuple[Links, Links]
+    gate: Gate | None = None
+    margin: float | None = None
+    passed: bool | None = None
+
+    @property
+    def verdict(self) -> str | None:
+        """The gate's answer in words."""
+        return None if self.gate is None else _gate_text(self.gate, bool(self.passed), self.margin)
 
 
 @click.command()
@@ -105,16 +131,16 @@ def compare(
     found = compare_sides(left, right, pairing, contracts(paths), plan)
     passed = None if gate is None else _passes(found, gate)
     links = (Links(base, left.experiment_id), Links(base, right.experiment_id))
+    result = _Result(left, right, field, pairing, found, links, gate, margin, passed)
     if as_json:
-        data = _json(left, right, field, pairing, found, gate, passed, links)
-        click.echo(json.dumps(data, ensure_ascii=False, indent=2))
+        click.echo(json.dumps(_json(result), ensure_ascii=False, indent=2))
     else:
-        _show(console(), left, right, field, pairing, found, links)
+        _show(console(), result)
     if markdown is not None:
-        _write(markdown, _markdown(left, right, field, pairing, found, gate, passed, links))
+        _write(markdown, _markdown(result))
         click.echo(f"Wrote {markdown}", err=True)
     if gate is not None:
-        click.echo(_gate_text(gate, bool(passed), margin), err=as_json)
+        click.echo(result.verdict, err=as_json)
         sys.exit(0 if passed else 1)
 
 
@@ -206,11 +232,12 @@ _COLUMNS = ("judge", "A", "B", "difference", "won / lost / equal", "p", "correct
 _IN_TABLE = 6  # columns shown on a terminal; the rest is said in sentences below
 
 
-def _heading(a: Side, b: Side, field: str, pairing: Pairing) -> list[str]:
+def _heading(result: _Result) -> list[str]:
+    a, b, pairing = result.a, result.b, result.pairing
     lines = [f"A: {a.title} ({len(a.rows)} traces)", f"B: {b.title} ({len(b.rows)} traces)"]
     alone = f"; without a counterpart: {pairing.alone_a} of A, {pairing.alone_b} of B"
     some = pairing.alone_a or pairing.alone_b
-    lines.append(f"{len(pairing.pairs)} pairs by {field}{alone if some else ''}.")
+    lines.append(f"{len(pairing.pairs)} pairs by {result.field}{alone if some else ''}.")
     if pairing.repeats:
         lines.append(f"{pairing.repeats} cases were tried more than once; their trials count together.")
     return [*lines, *a.notes, *b.notes]
@@ -234,27 +261,19 @@ def _lines(one: JudgeComparison) -> list[str]:
     return lines
 
 
-def _show(
-    out: Console,
-    a: Side,
-    b: Side,
-    field: str,
-    pairing: Pairing,
-    found: Sequence[JudgeComparison],
-    links: tuple[Links, Links],
-) -> None:
-    for line in _heading(a, b, field, pairing):
+def _show(out: Console, result: _Result) -> None:
+    for line in _heading(result):
         out.print(line)
     made = table(*_COLUMNS[:_IN_TABLE])
-    for one in found:
+    for one in result.found:
         made.add_row(*_cells(one)[:_IN_TABLE])
     out.print(fit(made))
-    for one in found:
+    for one in result.found:
         for line in _lines(one):
             out.print(line)
-    for one in found:
+    for one in result.found:
         if one.flips:
-            out.print(_flip_table(one, links))
+            out.print(_flip_table(one, result.links))
 
 
 def _flip_table(one: JudgeComparison, links: tuple[Links, Links]) -> object:
@@ -282,25 +301,17 @@ def _place(flip: Flip, side: int, links: tuple[Links, Links]) -> str:
 # --- JSON and markdown ----------------------------------------------------------------------------------
 
 
-def _json(
-    a: Side,
-    b: Side,
-    field: str,
-    pairing: Pairing,
-    found: Sequence[JudgeComparison],
-    gate: Gate | None,
-    passed: bool | None,
-    links: tuple[Links, Links],
-) -> dict[str, Any]:
+def _json(result: _Result) -> dict[str, Any]:
+    a, b, pairing = result.a, result.b, result.pairing
     return {
         "a": {"title": a.title, "traces": len(a.rows), "unpaired": pairing.alone_a},
         "b": {"title": b.title, "traces": len(b.rows), "unpaired": pairing.alone_b},
-        "pair_by": field,
+        "pair_by": result.field,
         "pairs": len(pairing.pairs),
         "repeated_cases": pairing.repeats,
         "notes": [*a.notes, *b.notes],
-        "judges": [_judge_json(one, links) for one in found],
-        "gate": None if gate is None else {"asked": gate, "passed": passed},
+        "judges": [_judge_json(one, result.links) for one in result.found],
+        "gate": None if result.gate is None else {"asked": result.gate, "passed": result.passed},
     }
 
 
@@ -332,28 +343,21 @@ def _judge_json(one: JudgeComparison, links: tuple[Links, Links]) -> dict[str, A
     }
 
 
-def _markdown(
-    a: Side,
-    b: Side,
-    field: str,
-    pairing: Pairing,
-    found: Sequence[JudgeComparison],
-    gate: Gate | None,
-    passed: bool | None,
-    links: tuple[Links, Links],
-) -> str:
+def _markdown(result: _Result) -> str:
     """A comparison as GitHub shows it: a line, a table, the sentences, the flips folded away."""
     lines = ["### Is B better than A, on the same inputs?", ""]
-    if gate is not None:
-        lines += [f"**{_gate_text(gate, bool(passed), found[0].comparison.margin)}**", ""]
-    lines += [f"- {_escape(line)}" for line in _heading(a, b, field, pairing)]
-    lines += ["", _row(_COLUMNS), _row(["---"] * len(_COLUMNS)), *(_row(_cells(one)) for one in found), ""]
-    lines += [f"- {_escape(line)}" for one in found for line in _lines(one)]
-    for one in found:
+    if result.verdict is not None:
+        lines += [f"**{result.verdict}**", ""]
+    lines += [f"- {_escape(line)}" for line in _heading(result)]
+    lines += ["", _row(_COLUMNS), _row(["---"] * len(_COLUMNS)), *(_row(_cells(one)) for one in result.found), ""]
+    lines += [f"- {_escape(line)}" for one in result.found for line in _lines(one)]
+    for one in result.found:
         if one.flips:
             lines += ["", f"<details><summary>{len(one.flips)} flips of {_escape(one.judge)}</summary>", ""]
             lines += [_row(("case", "A → B", "trace of A", "trace of B")), _row(["---"] * 4)]
-            lines += [_row((f.key, _turn(one, f), *(_link(f, s, links) for s in (0, 1))), raw=2) for f in one.flips]
+            lines += [
+                _row((f.key, _turn(one, f), *(_link(f, s, result.links) for s in (0, 1))), raw=2) for f in one.flips
+            ]
             lines += ["", "</details>"]
     return "\n".join(lines) + "\n"
 
