@@ -197,6 +197,15 @@ def test_an_outbox_of_another_mlflow_is_refused(once, log_trace, store, tmp_path
         once()
 
 
+def test_each_option_is_a_field_of_the_request_and_each_field_an_option():
+    from dataclasses import fields
+
+    from mlflow_assay.cli.watch_request import Request
+
+    options = [parameter.name for parameter in watch.params]
+    assert sorted(options) == sorted(field.name for field in fields(Request))
+
+
 @pytest.mark.parametrize("command", [watch, bridge])
 def test_help_states_what_each_installed_sink_promises_and_imports_nothing_heavy(command):
     """A stranger's sink too, and one that says nothing is still at least once."""

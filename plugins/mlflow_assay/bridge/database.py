@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -208,6 +208,24 @@ class Database:
                 yield connection
         except SQLAlchemyError as error:
             raise OutboxError(f"The outbox {self.location} could not be read.", found=_cause(error)) from error
+
+    def pages(self, query: sa.Select[Any], by: sa.Column[Any], size: int) -> Iterator[Sequence[sa.Row[Any]]]:
+        """A query's rows in pages, each a short read of its own: what comes meanwhile is met or not, none is missed.
+
+        Args:
+            by: a unique column the query selects; pages are in its order.
+            size: rows a page.
+
+        Raises:
+            OutboxError: it could not be read.
+        """
+        page = query.order_by(by).limit(size)
+        with self.read() as connection:
+            rows = connection.execute(page).all()
+        while rows:
+            yield rows
+            with self.read() as connection:
+                rows = connection.execute(page.where(by > getattr(rows[-1], by.key))).all()
 
     def locking(self, query: sa.Select[Any], *, skip: bool = False) -> sa.Select[Any]:
         """The query, its rows locked until the transaction ends where that is not the database's own way.

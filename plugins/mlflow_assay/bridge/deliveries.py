@@ -332,21 +332,13 @@ class Deliveries:
 
     def everything(self, sink: str, state: str, page: int = _CHUNK) -> Iterable[list[AssessmentRevision]]:
         """All revisions in one state at a sink, in pages, oldest first."""
-        after = 0
-        while True:
-            query = (
-                sa.select(db.deliveries.c.id, db.revisions.c.payload)
-                .join(db.revisions, db.revisions.c.key == db.deliveries.c.key)
-                .where(db.deliveries.c.sink == sink, db.deliveries.c.state == state, db.deliveries.c.id > after)
-                .order_by(db.deliveries.c.id)
-                .limit(page)
-            )
-            with self.database.read() as connection:
-                rows = connection.execute(query).all()
-            if not rows:
-                return
+        query = (
+            sa.select(db.deliveries.c.id, db.revisions.c.payload)
+            .join(db.revisions, db.revisions.c.key == db.deliveries.c.key)
+            .where(db.deliveries.c.sink == sink, db.deliveries.c.state == state)
+        )
+        for rows in self.database.pages(query, db.deliveries.c.id, page):
             yield [codec.decode(row.payload) for row in rows]
-            after = rows[-1].id
 
     # --- mending --------------------------------------------------------------------------------------------
 

@@ -99,22 +99,13 @@ class Outbox:
 
     def current(self, experiment_id: str, page: int = _CHUNK) -> Iterator[list[AssessmentRevision]]:
         """The last revision of every assessment that stands, in pages ordered by assessment id."""
-        after = ""
-        while True:
-            query = (
-                sa.select(db.known.c.assessment_id, db.revisions.c.payload)
-                .join(db.revisions, db.revisions.c.key == db.known.c.key)
-                .where(db.known.c.experiment_id == experiment_id, db.known.c.standing)
-                .where(db.known.c.assessment_id > after)
-                .order_by(db.known.c.assessment_id)
-                .limit(page)
-            )
-            with self.database.read() as connection:
-                rows = connection.execute(query).all()
-            if not rows:
-                return
+        query = (
+            sa.select(db.known.c.assessment_id, db.revisions.c.payload)
+            .join(db.revisions, db.revisions.c.key == db.known.c.key)
+            .where(db.known.c.experiment_id == experiment_id, db.known.c.standing)
+        )
+        for rows in self.database.pages(query, db.known.c.assessment_id, page):
             yield [codec.decode(row.payload) for row in rows]
-            after = rows[-1].assessment_id
 
     # --- recording --------------------------------------------------------------------------------------
 

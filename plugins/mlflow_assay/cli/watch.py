@@ -7,14 +7,16 @@ import logging
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from mlflow_assay.cli.bridge_kpis import gauge_options, make_gauges
-from mlflow_assay.cli.bridge_options import GuaranteesCommand, make_sinks, outbox_option, sink_options
-from mlflow_assay.cli.options import judges_path, model_options, model_settings, read_texts
+from mlflow_assay.cli.bridge_kpis import make_gauges
+from mlflow_assay.cli.bridge_options import GuaranteesCommand, make_sinks
+from mlflow_assay.cli.declared import takes
+from mlflow_assay.cli.options import model_settings, read_texts
+from mlflow_assay.cli.watch_request import Request
 from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,75 +30,8 @@ _PUSH_S = 30.0
 
 
 @click.command(cls=GuaranteesCommand)
-@click.option("--experiment", "-e", "experiments", multiple=True, required=True, help="Name or id; repeatable.")
-@click.option("--judge", "-j", "judges", multiple=True, help="Judge new traces with it; repeatable. None: only ship.")
-@click.option("--sample", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of traces to judge.")
-@click.option(
-    "--filter", "filter_string", help="Judge only these: MLflow's search syntax, such as \"tag.env = 'prod'\"."
-)
-@click.option("--since", help="Only traces since then: 7d, 24h, 2026-11-01. [default: all there are]")
-@click.option("--set", "settings", multiple=True, help="Text for a judge: JUDGE.VARIABLE=TEXT or =@FILE; repeatable.")
-@judges_path
-@model_options
-@click.option("--concurrency", type=click.IntRange(1, 1024), default=16, show_default=True, help="Calls in flight.")
-@click.option("--price", help="The model's price, INPUT,OUTPUT in dollars per million tokens.")
-@click.option("--max-usd", type=click.FloatRange(min=0, min_open=True), help="Judging may cost so much a day (UTC).")
-@click.option("--max-calls", type=click.IntRange(min=1), help="Judge calls a day (UTC).")
-@click.option("--max-tokens", type=click.IntRange(min=1), help="Tokens a day (UTC).")
-@click.option("--cache/--no-cache", default=True, show_default=True, help="Reuse verdicts already paid for.")
-@click.option(
-    "--settle",
-    type=click.FloatRange(min=0),
-    default=10.0,
-    show_default=True,
-    help="Judge a trace so many seconds after its end.",
-)
-@click.option(
-    "--quiet",
-    type=click.FloatRange(min=0),
-    default=300.0,
-    show_default=True,
-    help="Judge a session after so many seconds of silence.",
-)
-@sink_options
-@outbox_option
-@click.option(
-    "--slice", "slices", multiple=True, metavar="TAG", help="Tag of the trace that verdicts carry; repeatable."
-)
-@click.option("--redact", is_flag=True, help="Mask personal data and keys in everything that leaves.")
-@click.option(
-    "--redaction", "redaction_file", type=click.Path(dir_okay=False), help="The same, by a YAML file of your own."
-)
-@click.option(
-    "--kpi-every",
-    type=click.FloatRange(min=0),
-    default=300.0,
-    show_default=True,
-    help="Seconds between KPI gauges; 0: none. They need --otlp-endpoint.",
-)
-@gauge_options
-@click.option(
-    "--poll", type=click.FloatRange(min=0.05), default=2.0, show_default=True, help="Seconds between looks at MLflow."
-)
-@click.option("--once", is_flag=True, help="Judge, read and ship all there is, then end: for cron.")
-@click.option(
-    "--timeout-once",
-    type=click.FloatRange(min=0),
-    default=300.0,
-    show_default=True,
-    help="With --once: seconds to go on trying sinks.",
-)
-@click.option(
-    "--health-port",
-    type=click.IntRange(0, 65535),
-    help="Serve /healthz, /readyz, /status, /metrics there; 0: a free port.",
-)
-@click.option("--health-host", default="127.0.0.1", show_default=True, help="Address of that endpoint.")
-@click.option(
-    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Log on stderr."
-)
-@click.option("--json", "as_json", is_flag=True, help="With --once: print how things stand as JSON.")
-def watch(**given: Any) -> None:
+@takes(Request)
+def watch(request: Request) -> None:
     """Judge new traces and ship every assessment: the bridge from MLflow to Tempo, Prometheus, Datadog and others.
 
     Every assessment of the experiments is shipped, whoever wrote it: judges, MLflow's own scorers, a person in the
@@ -111,7 +46,6 @@ def watch(**given: Any) -> None:
     """
     from mlflow_assay.bridge.logs import configure_logging
 
-    request = _Request(**given)
     configure_logging(request.log_format)
     worker, closing = _worker(request)
     try:
@@ -124,49 +58,7 @@ def watch(**given: Any) -> None:
             close()
 
 
-@dataclass(frozen=True)
-class _Request:
-    """The command line."""
-
-    experiments: tuple[str, ...]
-    judges: tuple[str, ...]
-    sample: float
-    filter_string: str | None
-    since: str | None
-    settings: tuple[str, ...]
-    paths: tuple[str, ...]
-    model: str | None
-    base_url: str | None
-    timeout_s: float
-    concurrency: int
-    price: str | None
-    max_usd: float | None
-    max_calls: int | None
-    max_tokens: int | None
-    cache: bool
-    settle: float
-    quiet: float
-    otlp_endpoint: str | None
-    datadog: bool
-    sinks: tuple[str, ...]
-    outbox_url: str | None
-    slices: tuple[str, ...]
-    redact: bool
-    redaction_file: str | None
-    kpi_every: float
-    labels: tuple[str, ...]
-    targets: tuple[str, ...]
-    gold: str | None
-    poll: float
-    once: bool
-    timeout_once: float
-    health_port: int | None
-    health_host: str
-    log_format: Any
-    as_json: bool
-
-
-def _worker(request: _Request) -> tuple[Worker, list[Any]]:
+def _worker(request: Request) -> tuple[Worker, list[Any]]:
     """The worker asked for, and what is to be closed after it."""
     from mlflow_assay import pipeline
     from mlflow_assay.bridge.database import Database
@@ -224,7 +116,7 @@ def _worker(request: _Request) -> tuple[Worker, list[Any]]:
     return worker, [*closing, *(b.close for b in budgets), *(o.close for o in observers)]
 
 
-def _judges(request: _Request) -> tuple[list[BoundJudge], tuple[float | None, int | None, int | None]]:
+def _judges(request: Request) -> tuple[list[BoundJudge], tuple[float | None, int | None, int | None]]:
     from mlflow_assay import pipeline
 
     limits = (request.max_usd, request.max_tokens, request.max_calls)
@@ -247,7 +139,7 @@ def _budget(database: Any, experiment: str, limits: tuple[float | None, int | No
     return DailyBudget(database.url, experiment, usd, tokens, calls, lambda text: _logger.warning("%s", text))
 
 
-def _engine_options(request: _Request, closing: list[Any]) -> Any:
+def _engine_options(request: Request, closing: list[Any]) -> Any:
     from mlflow_assay.engine.cache import VerdictCache
     from mlflow_assay.engine.run import Options
 
@@ -257,25 +149,25 @@ def _engine_options(request: _Request, closing: list[Any]) -> Any:
     return Options(concurrency=request.concurrency, cache=known)
 
 
-def _selection(request: _Request) -> Any:
+def _selection(request: Request) -> Any:
     from mlflow_assay.bridge.judging import Selection
 
     return Selection(request.sample, request.filter_string, _since(request), request.settle, request.quiet)
 
 
-def _pace(request: _Request) -> Any:
+def _pace(request: Request) -> Any:
     from mlflow_assay.bridge.following import Pace
 
     return Pace(since_ms=_since(request))
 
 
-def _since(request: _Request) -> int:
+def _since(request: Request) -> int:
     from mlflow_assay.sources.mlflow_store import parse_since
 
     return parse_since(request.since) if request.since else 0
 
 
-def _redactor(request: _Request) -> Redactor | None:
+def _redactor(request: Request) -> Redactor | None:
     from mlflow_assay.redaction import Redactor
 
     if request.redaction_file is not None:
@@ -283,7 +175,7 @@ def _redactor(request: _Request) -> Redactor | None:
     return Redactor() if request.redact else None
 
 
-def _observers(request: _Request) -> list[Any]:
+def _observers(request: Request) -> list[Any]:
     """The worker's own metrics, where there is somewhere to send them."""
     if request.otlp_endpoint is None:
         return []
@@ -294,7 +186,7 @@ def _observers(request: _Request) -> list[Any]:
     return [metrics]
 
 
-def _kpis(request: _Request, closing: list[Any]) -> list[Periodic]:
+def _kpis(request: Request, closing: list[Any]) -> list[Periodic]:
     from mlflow_assay.bridge.worker import Periodic
 
     if request.otlp_endpoint is None or request.kpi_every <= 0:
@@ -323,7 +215,7 @@ def _update(gauges: Any) -> None:
     gauges.update()
 
 
-def _forever(worker: Worker, request: _Request) -> None:
+def _forever(worker: Worker, request: Request) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: worker.stop())
     server = _health(worker, request)
@@ -336,7 +228,7 @@ def _forever(worker: Worker, request: _Request) -> None:
     _logger.info("stopped")
 
 
-def _health(worker: Worker, request: _Request) -> Any:
+def _health(worker: Worker, request: Request) -> Any:
     from mlflow_assay.bridge.health import HealthServer
 
     if request.health_port is None:
@@ -348,7 +240,7 @@ def _health(worker: Worker, request: _Request) -> Any:
     return server
 
 
-def _once(worker: Worker, request: _Request) -> None:
+def _once(worker: Worker, request: Request) -> None:
     status = worker.once(request.timeout_once)
     if request.as_json:
         click.echo(json.dumps(asdict(status), indent=2))

@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from mlflow_assay import semconv
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = [
     "SCOPE",
     "OtlpClient",
+    "Signal",
+    "VerdictSink",
     "attributes",
     "deliver_protobuf",
     "label_of",
@@ -167,6 +169,31 @@ def refused(response_type: Any, reply: Reply) -> tuple[int, str] | None:
         return None
     counts = [int(value) for field, value in partial.ListFields() if field.name.startswith("rejected_")]
     return (sum(counts), str(partial.error_message) or "no reason given") if sum(counts) else None
+
+
+class VerdictSink:
+    """What the sinks that send each verdict as an OTLP item of its own share.
+
+    Args:
+        endpoint, headers, timeout_s: see `OtlpClient`.
+        profile: names profile, see `semconv`.
+    """
+
+    signal: ClassVar[Signal]
+
+    def __init__(
+        self,
+        endpoint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout_s: float | str | None = None,
+        profile: str | None = None,
+    ) -> None:
+        self._client = OtlpClient(self.signal, endpoint=endpoint, headers=headers, timeout_s=timeout_s)
+        self._profile = semconv.profile(profile)
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._client.close()
 
 
 # --- resource, scope and attributes ------------------------------------------------------------------------

@@ -7,7 +7,7 @@ skipped. A deletion is an event too, with `assay.change` and what was last said:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -18,46 +18,29 @@ from mlflow_assay.sinks import otlp
 __all__ = ["OtlpEventSink"]
 
 
-class OtlpEventSink:
-    """Posts evaluation events over OTLP/HTTP; returns when the far end has acknowledged.
-
-    Args:
-        endpoint, headers, timeout_s: see `otlp.OtlpClient`.
-        profile: names profile, see `semconv`.
-    """
+class OtlpEventSink(otlp.VerdictSink):
+    """Posts evaluation events over OTLP/HTTP; returns when the far end has acknowledged. Options as in the base."""
 
     name: ClassVar[str] = "otlp-event"
     guarantee: ClassVar[str] = (
         "A record sent again stands there twice, with the same assay.revision.key. Edits and deletions are "
         "records of their own. Expectations are skipped."
     )
-
-    def __init__(
-        self,
-        endpoint: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        timeout_s: float | str | None = None,
-        profile: str | None = None,
-    ) -> None:
-        self._client = otlp.OtlpClient("logs", endpoint=endpoint, headers=headers, timeout_s=timeout_s)
-        self._make = partial(_request, profile=semconv.profile(profile))
+    signal: ClassVar[otlp.Signal] = "logs"
 
     def deliver(self, revisions: Sequence[AssessmentRevision]) -> Sequence[Delivery]:
         """Send the feedback of a batch as one request."""
         from opentelemetry.proto.collector.logs.v1 import logs_service_pb2 as service
 
+        make = partial(_request, profile=self._profile)
         results = [revision for revision in revisions if revision.kind == "feedback"]
         sent = iter(
             otlp.deliver_protobuf(
-                self._client, service.ExportLogsServiceRequest, service.ExportLogsServiceResponse, self._make, results
+                self._client, service.ExportLogsServiceRequest, service.ExportLogsServiceResponse, make, results
             )
         )
         skipped = Delivery("skipped", "an expectation is no evaluation result")
         return [next(sent) if revision.kind == "feedback" else skipped for revision in revisions]
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        self._client.close()
 
 
 def _request(revisions: Sequence[AssessmentRevision], profile: str) -> Any:

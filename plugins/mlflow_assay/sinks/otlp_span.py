@@ -28,7 +28,7 @@ from mlflow_assay.sinks.http import Client, number
 __all__ = ["OtlpSpanSink"]
 
 
-class OtlpSpanSink:
+class OtlpSpanSink(otlp.VerdictSink):
     """Posts verdict spans over OTLP/HTTP; returns when the far end has acknowledged.
 
     The span ends when the verdict was given (MLflow's clock) and starts the judge's latency earlier, where known.
@@ -44,6 +44,7 @@ class OtlpSpanSink:
         "A span sent again has the same id, and Tempo shows it twice; with tempo=URL it is asked first. Edits "
         "and deletions are spans of their own: nothing is taken back."
     )
+    signal: ClassVar[otlp.Signal] = "traces"
 
     def __init__(
         self,
@@ -53,9 +54,8 @@ class OtlpSpanSink:
         profile: str | None = None,
         tempo: str | None = None,
     ) -> None:
+        super().__init__(endpoint, headers, timeout_s, profile)
         self._tempo, self._timeout = tempo, number("timeout_s", timeout_s or 10)
-        self._client = otlp.OtlpClient("traces", endpoint=endpoint, headers=headers, timeout_s=timeout_s)
-        self._make = partial(_request, profile=semconv.profile(profile))
 
     def deliver(self, revisions: Sequence[AssessmentRevision]) -> Sequence[Delivery]:
         """Send a batch as one request."""
@@ -65,7 +65,7 @@ class OtlpSpanSink:
             self._client,
             service.ExportTraceServiceRequest,
             service.ExportTraceServiceResponse,
-            self._make,
+            partial(_request, profile=self._profile),
             revisions,
         )
 
@@ -89,10 +89,6 @@ class OtlpSpanSink:
             found.update(_keys(json.loads(reply.body)) if reply.accepted else ())
         client.close()
         return {revision.key: found[revision.key] for revision in revisions}
-
-    def close(self) -> None:
-        """Let go of the connection."""
-        self._client.close()
 
 
 def _keys(node: Any) -> Iterator[str]:
