@@ -21,7 +21,7 @@ VALUES = st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lam
         ({"route": "product"}, "route", ["account", "billing"], False),
         ({"a": [{"b": 3}]}, "a.0.b", 3, True),
         ({"a": [1, 2]}, "a.-1", 2, True),
-        ({"other": 1}, "route", "billing", False),
+        ({"route": None}, "route", "billing", False),
         ("Paris", None, "paris", True),
         ({"a": 1, "b": 2}, None, {"b": 2, "a": 1}, True),
     ],
@@ -42,6 +42,27 @@ def test_letters_count_where_asked_for():
 def test_without_one_expectation_there_is_no_verdict(name, expectations):
     with pytest.raises(UnscoredError, match="needs") as raised:
         ExpectedValue(expectation=name)(outputs=1, expectations=expectations)
+    assert raised.value.reason is Unscored.MISSING_FIELD
+
+
+@pytest.mark.parametrize(
+    ("outputs", "path", "told"),
+    [
+        (
+            {"route": "billing", "answer": "…"},
+            "rout",
+            r"needs outputs.rout \(found: outputs with the keys route, answer",
+        ),
+        ({"a": [{"b": 3}]}, "a.0.c", r"needs outputs.a.0.c \(found: outputs.a.0 with the keys b, no 'c'\)"),
+        ({"a": [1, 2]}, "a.2", r"found: outputs.a with 2 items, no '2'"),
+        ({}, "route", "no keys"),
+        ("Paris", "route", r'found: outputs with "Paris", no \'route\''),
+        (None, "route", "found: outputs with null"),
+    ],
+)
+def test_a_path_the_outputs_do_not_have_is_no_wrong_answer(outputs, path, told):
+    with pytest.raises(UnscoredError, match=told) as raised:
+        ExpectedValue(output=path)(outputs=outputs, expectations={"wanted": "billing"})
     assert raised.value.reason is Unscored.MISSING_FIELD
 
 

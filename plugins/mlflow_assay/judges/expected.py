@@ -40,7 +40,7 @@ class ExpectedValue(Scorer):
         """True where they are equal, and in the rationale what was said and what was expected.
 
         Raises:
-            UnscoredError: MISSING_FIELD where nothing says what was expected.
+            UnscoredError: MISSING_FIELD where nothing says what was expected, or the outputs have nothing at the path.
         """
         wanted = self._wanted(expectations or {})
         said = _at(outputs, self.output)
@@ -64,15 +64,29 @@ class ExpectedValue(Scorer):
 
 
 def _at(value: Any, path: str | None) -> Any:
-    """The value at a path, None where there is none."""
+    """The value at a path, which may be None.
+
+    Raises:
+        UnscoredError: there is no such path; a mistyped one is no wrong answer.
+    """
+    walked = "outputs"
     for step in path.split(".") if path else ():
-        if isinstance(value, Mapping):
-            value = value.get(step)
+        if isinstance(value, Mapping) and step in value:
+            value = value[step]
         elif isinstance(value, list) and step.lstrip("-").isdigit() and -len(value) <= int(step) < len(value):
             value = value[int(step)]
         else:
-            return None
+            raise UnscoredError(
+                Unscored.MISSING_FIELD, f"needs outputs.{path} (found: {walked} with {_parts(value)}, no {step!r})"
+            )
+        walked += f".{step}"
     return value
+
+
+def _parts(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"the keys {', '.join(map(str, value))}"[:300] if value else "no keys"
+    return f"{len(value)} items" if isinstance(value, list) else _shown(value)
 
 
 def _shown(value: Any) -> str:
