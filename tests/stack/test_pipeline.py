@@ -137,6 +137,21 @@ def test_rates_are_counted_before_sampling_and_without_verdicts(pipeline):
     assert pipeline.eventually(lambda: len(pipeline.search(of % "invoke_agent")) == 4)
 
 
+def test_a_new_kind_of_error_is_in_the_durations_at_once(pipeline):
+    """A histogram's first report is lost to increase(); so kinds of error share one, and each has a counter from 0."""
+    send(pipeline, otlp.agent_span(otlp.new_trace(), error="first", error__type="FirstError"), service="failing")
+    count = 'traces_span_metrics_duration_seconds_count{job="failing"}'
+    assert pipeline.eventually(lambda: total(pipeline, count) == 1)
+    time.sleep(3)  # the first report has been written more than once
+    later = otlp.agent_span(otlp.new_trace(), error="other", error__type="OtherError", seconds=7.0)
+    send(pipeline, later, service="failing")
+    assert pipeline.eventually(lambda: total(pipeline, count) == 2)
+    assert pipeline.eventually(lambda: total(pipeline, f"round(increase({count}[1m]))") >= 1)
+    calls = 'increase(traces_span_metrics_calls_total{job="failing", error_type="OtherError"}[1m])'
+    assert pipeline.eventually(lambda: total(pipeline, calls) > 0)
+    assert "error_type" not in {key for series, _ in pipeline.promql(count) for key in series}
+
+
 def test_tokens_are_counted_from_spans(pipeline):
     trace = otlp.new_trace()
     labels = {"gen_ai__operation__name": "chat", "gen_ai__request__model": "m", "gen_ai__agent__name": "router"}

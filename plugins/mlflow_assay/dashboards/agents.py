@@ -32,9 +32,6 @@ from mlflow_assay.semconv import (
     GEN_AI_REQUEST_MODEL,
     GEN_AI_TOOL_NAME,
     M_COST_PER_UNIT,
-    M_RUN_LATENCY,
-    QUANTILE,
-    prometheus_label,
 )
 
 _CALLS: Final = "traces_span_metrics_calls_total"
@@ -45,9 +42,10 @@ _CHATS: Final[Match] = {GEN_AI_OPERATION: '=~"chat|generate_content|text_complet
 _STEPS: Final[Match] = {GEN_AI_OPERATION: '=~"chat|generate_content|text_completion|execute_tool"'}
 _ERROR: Final[Match] = {"status.code": '="STATUS_CODE_ERROR"'}
 _NO_SPANS: Final = "No spans in this time range: `assay env` shows how traces reach the collector."
-_NO_DURATION: Final = (
-    "No duration in this time range. A series' first report does not count: after a start, the second one (15 s later) "
-    "is the first seen here."
+_NO_DURATION: Final = "No duration in this time range, or only the first 15 s of it: see this panel's description."
+_FIRST: Final = (
+    "Left out is what came in the first 15 s of an agent, model or tool after a start of the collector, or after a day "
+    "without any: Prometheus needs two reports to see a difference."
 )
 
 
@@ -81,7 +79,7 @@ REQUESTS = [
     ),
     trend(
         "Duration of a run",
-        "50 and 95 in 100 runs are faster.",
+        f"50 and 95 in 100 runs are faster. {_FIRST}",
         *quantiles(_DURATION, GEN_AI_AGENT, match=_RUNS, exemplars=True),
         unit="s",
         width=8,
@@ -110,7 +108,7 @@ MODELS = [
     ),
     trend(
         "Duration of a model call",
-        "95 in 100 calls are faster, by model.",
+        f"95 in 100 calls are faster, by model. {_FIRST}",
         *quantiles(_DURATION, GEN_AI_REQUEST_MODEL, of=[0.95], match=_CHATS),
         unit="s",
         width=6,
@@ -147,7 +145,7 @@ TOOLS = [
     ),
     trend(
         "Duration of a tool call",
-        "95 in 100 calls are faster, by tool.",
+        f"95 in 100 calls are faster, by tool. {_FIRST}",
         *quantiles(_DURATION, GEN_AI_TOOL_NAME, of=[0.95], match=_TOOLS),
         unit="s",
         width=8,
@@ -179,7 +177,7 @@ STEPS_AND_SESSIONS = [
     ),
     traces(
         "Runs with errors",
-        f"Agent runs that ended in an error. Durations by window: {M_RUN_LATENCY} ({prometheus_label(QUANTILE)}).",
+        "Agent runs that ended in an error, of the traces Tempo keeps: all of them are kept.",
         agent_spans(f'span.{GEN_AI_OPERATION} = "invoke_agent"', "status = error", select=(GEN_AI_AGENT, ERROR_TYPE)),
         width=8,
         height=8,

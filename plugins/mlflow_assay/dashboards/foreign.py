@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Final, Literal
 
-from mlflow_assay.semconv import Metric
+from mlflow_assay.semconv import ENVIRONMENT, Metric
 
 __all__ = ["FOREIGN", "known"]
 
 _RED: Final = ("service.name", "span.name", "span.kind", "status.code", "gen_ai.operation.name", "gen_ai.agent.name")
-_RED_LABELS: Final = (*_RED, "gen_ai.request.model", "gen_ai.tool.name", "error.type")
+_DURATIONS: Final = (*_RED, "gen_ai.request.model", "gen_ai.tool.name", ENVIRONMENT)
+_CALLS: Final = (*_DURATIONS, "error.type")
 
 Kind = Literal["counter", "gauge", "histogram"]
 
@@ -25,8 +26,8 @@ def _metric(name: str, kind: Kind, unit: str, labels: tuple[str, ...], text: str
 FOREIGN: Final[dict[str, Metric]] = {
     metric.name: metric
     for metric in (
-        _metric("traces_span_metrics_calls_total", "counter", "{span}", _RED_LABELS, "Spans, by the collector."),
-        _metric("traces_span_metrics_duration_seconds", "histogram", "s", _RED_LABELS, "Spans' durations."),
+        _metric("traces_span_metrics_calls_total", "counter", "{span}", _CALLS, "Spans, by the collector."),
+        _metric("traces_span_metrics_duration_seconds", "histogram", "s", _DURATIONS, "Spans' durations."),
         _metric("otelcol_receiver_accepted_spans_total", "counter", "{span}", ("receiver",), "Spans taken in."),
         _metric("otelcol_receiver_refused_spans_total", "counter", "{span}", ("receiver",), "Spans refused."),
         _metric("otelcol_exporter_sent_spans_total", "counter", "{span}", ("exporter",), "Spans sent."),

@@ -32,7 +32,6 @@ from mlflow_assay.semconv import (
     OUTCOME,
     QUANTILE,
     SLICE,
-    prometheus_label,
 )
 from mlflow_assay.slo.names import S_BUDGET, S_BUDGET_HIGH, S_BUDGET_LOW
 
@@ -184,7 +183,7 @@ COST_SPEED_SAFETY_USERS = [
         highest(M_RUN_LATENCY, match=where(QUANTILE, "0.95"), legend="95 % are faster than"),
         unit="s",
         width=5,
-        empty=f"No finished runs in this window ({prometheus_label(QUANTILE)}).",
+        empty="No finished runs in this window.",
         show="value_and_name",
     ),
     numbers(
@@ -244,7 +243,7 @@ WHERE_IT_FAILS = [
         units={"Judged": "short"},
         sort="-At best",
         width=14,
-        empty=f"No slices: start `assay watch --slice TAG` to break {prometheus_label(EVALUATION_NAME)} down.",
+        empty="No slices: `assay watch --slice TAG` breaks the requests down by a tag of theirs.",
     ),
     traces(
         "Requests that failed",
