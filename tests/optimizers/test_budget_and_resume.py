@@ -22,6 +22,7 @@ from mlflow_assay.datasets.store import open_store
 from mlflow_assay.errors import AssayError, ConfigError, StoreError
 from mlflow_assay.optimizers.agent import FunctionAgent
 from mlflow_assay.optimizers.journal import Journal
+from mlflow_assay.optimizers.request import rows_of
 from mlflow_assay.optimizers.rollouts import Purse, SpentError
 from mlflow_assay.optimizers.running import StoppedError, carry_out
 from mlflow_assay.testing import FakeJudgeServer, answer
@@ -145,9 +146,47 @@ def test_a_finished_run_costs_nothing_again_and_comes_to_the_same(request_for, e
     assert second.reason == first.reason
 
 
+@pytest.mark.parametrize("kept", [True, False], ids=["from the journal", "all asked anew"])
+def test_the_same_work_again_registers_no_second_version_and_says_which_stands(request_for, experiment, tmp_path, kept):
+    state = tmp_path if kept else None
+    request = request_for()
+    _, first = carry_out(request, experiment, ALIASES, state=state)
+    _, again = carry_out(request, experiment, ALIASES, state=state)
+    assert (first.registered, first.standing, first.aliases) == ({"router": 2}, {}, ALIASES)
+    assert (again.registered, again.standing, again.aliases) == ({}, {"router": 2}, ALIASES)
+    assert again.run_id != first.run_id
+    assert first.run_id in again.notes[0]
+    assert "no second one was made" in again.notes[0]
+    client = mlflow.MlflowClient()
+    assert [int(v.version) for v in client.search_prompt_versions("router")] == [2, 1]
+    assert client.get_run(again.run_id).data.tags["assay.optimize.registered.router"] == "2"
+
+
+def test_a_run_killed_while_it_registered_makes_no_second_version(request_for, experiment, tmp_path):
+    _, first = carry_out(request_for(), experiment, ALIASES, state=tmp_path)
+    client = mlflow.MlflowClient()
+    client.update_run(first.run_id, status="RUNNING")  # killed before its end was noted
+    client.set_prompt_alias("router", "production", 1)  # and before the alias was moved
+    _, again = carry_out(request_for(), experiment, ALIASES, state=tmp_path)
+    assert again.run_id == first.run_id
+    assert (again.standing, again.aliases) == ({"router": 2}, ALIASES)
+    assert int(client.get_prompt_version_by_alias("router", "production").version) == 2
+
+
+def test_the_same_text_on_other_evidence_or_with_other_settings_is_a_new_version(request_for, experiment):
+    request = request_for()
+    _, first = carry_out(request, experiment, ALIASES)
+    mlflow.genai.register_prompt(name="router", template=PROMPT, model_config={"temperature": 0.5})
+    other = replace(request, prompts={"router": mlflow.genai.load_prompt("prompts:/router/3")})
+    _, second = carry_out(other, experiment, {})
+    assert second.registered == {"router": 4}
+    _, third = carry_out(replace(request, rows=rows_of(make_rows(41))), experiment, {})
+    assert first.registered == {"router": 2}
+    assert third.registered == {"router": 5}
+
+
 def test_another_dataset_or_judge_or_seed_starts_anew(request_for):
     from mlflow_assay.optimizers.procedure import plan
-    from mlflow_assay.optimizers.request import rows_of
 
     first = plan(request_for()).key
     others = [

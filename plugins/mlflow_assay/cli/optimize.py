@@ -189,6 +189,7 @@ def _done(outcome: Outcome) -> dict[str, Any]:
         "run_id": outcome.run_id,
         "attempt": outcome.attempt,
         "registered": dict(outcome.registered),
+        "standing": dict(outcome.standing),
         "aliases": dict(outcome.aliases),
         "kept_notes": list(outcome.notes),
     }
@@ -246,9 +247,10 @@ def _print(report: OptimizationReport, outcome: Outcome) -> None:
         for name, text in report.changed.items():
             click.echo("\n".join(["", f"What changed in {name}:", *diff(report.old[name], text)]))
         click.echo()
-    for name, version in outcome.registered.items():
+    versions = {"Registered": outcome.registered, "Already there:": outcome.standing}
+    for what, name, version in ((w, n, v) for w, found in versions.items() for n, v in found.items()):
         alias = outcome.aliases.get(name)
-        click.echo(f"Registered {name} version {version}" + (f", alias {alias!r}." if alias else "."))
+        click.echo(f"{what} {name} version {version}" + (f", alias {alias!r}." if alias else "."))
     for note in outcome.notes:
         click.echo(note)
     click.echo(f"Logged to MLflow run {outcome.run_id}.")

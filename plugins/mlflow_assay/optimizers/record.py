@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.errors import ConfigError, StoreError
 from mlflow_assay.optimizers.report import OptimizationReport, change, diff, percent
+from mlflow_assay.optimizers.request import text_of
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import PromptVersion
@@ -26,6 +27,8 @@ ACCEPTED, REASON, ATTEMPT = "assay.optimize.accepted", "assay.optimize.reason", 
 TARGET, RUN, FROM = "assay.optimize.target", "assay.optimize.run", "assay.optimize.from_version"
 BEFORE, AFTER, CHANGE = "assay.optimize.before", "assay.optimize.after", "assay.optimize.change"
 P_VALUE, COST, CALLS = "assay.optimize.p_value", "assay.optimize.cost_usd", "assay.optimize.calls"
+_VERSIONS = 100  # asked for at once
+
 REGISTERED = "assay.optimize.registered"  # assay.optimize.registered.<prompt> = version
 
 
@@ -37,6 +40,7 @@ class Outcome:
         run_id: the MLflow run that keeps it.
         attempt: which optimization by this judge on these very rows it was, from 1.
         registered: new version by prompt name; empty when nothing was accepted.
+        standing: version by prompt name that an earlier run of the same work registered, so that none was made now.
         aliases: alias by prompt name, as far as it was set.
         notes: what could not be done, and why.
     """
@@ -44,6 +48,7 @@ class Outcome:
     run_id: str
     attempt: int
     registered: Mapping[str, int] = field(default_factory=dict)
+    standing: Mapping[str, int] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -102,6 +107,9 @@ def keep(
 ) -> Outcome:
     """Log the report, and register what was accepted with its evidence.
 
+    The same work done again comes to the same text and the same evidence: the version that has both stands for it, and
+    no second one is made.
+
     An alias is moved only if it is new or still stands where the optimization began: a version somebody else put there
     meanwhile was not what the new one was compared with.
 
@@ -122,13 +130,13 @@ def keep(
         experiment_id = str(client.get_run(run_id).info.experiment_id)
         attempt = _attempts(client, report, experiment_id, run_id) + 1
         _log(client, report, run_id, attempt)
-        registered, set_to, notes = _register(client, report, prompts, run_id, aliases)
-        for name, version in registered.items():
+        done = _register(client, report, prompts, Outcome(run_id, attempt), aliases)
+        for name, version in {**done.standing, **done.registered}.items():
             client.set_tag(run_id, f"{REGISTERED}.{name}", str(version))
         client.set_terminated(run_id)
     except MlflowException as error:
         raise StoreError(f"MLflow could not keep the optimization: {error.message}") from error
-    return Outcome(run_id, attempt, registered, set_to, tuple(notes))
+    return done
 
 
 def _attempts(client: Any, report: OptimizationReport, experiment_id: str, run_id: str) -> int:
@@ -192,38 +200,64 @@ def _register(
     client: Any,
     report: OptimizationReport,
     prompts: Mapping[str, PromptVersion],
-    run_id: str,
+    done: Outcome,
     aliases: Mapping[str, str],
-) -> tuple[dict[str, int], dict[str, str], list[str]]:
-    import mlflow
-
-    registered, set_to, notes = dict[str, int](), dict[str, str](), list[str]()
-    if not report.accepted:
-        return registered, set_to, notes
-    for name, text in report.changed.items():
+) -> Outcome:
+    registered, standing, set_to, notes = dict[str, int](), dict[str, int](), dict[str, str](), list[str]()
+    for name, text in report.changed.items() if report.accepted else ():
         start = prompts[name]
-        made = mlflow.genai.register_prompt(
-            name=name,
-            template=text if start.is_text_prompt else json.loads(text),
-            commit_message=f"Optimized from version {start.version} by {report.optimizer}. {report.reason}"[:1000],
-            tags=_evidence(report, start, run_id),
-            response_format=start.response_format,
-            model_config=start.model_config,
-        )
-        registered[name] = int(made.version)
-        client.link_prompt_version_to_run(run_id=run_id, prompt=made)
+        evidence = _evidence(report, start, done.run_id)
+        if (there := _standing(client, start, text, evidence)) is not None:
+            version, standing[name] = there, int(there.version)
+            notes.append(
+                f"Version {there.version} of {name!r} has this very text, registered on this very evidence by run "
+                f"{there.tags[RUN]}: no second one was made."
+            )
+        else:
+            version = _made(report, start, text, evidence)
+            registered[name] = int(version.version)
+        client.link_prompt_version_to_run(run_id=done.run_id, prompt=version)
         alias = aliases.get(name)
         if alias is None:
             continue
-        if (taken := _taken(client, start, alias)) is not None:
+        if (taken := _taken(client, start, alias)) not in (None, int(version.version)):
             notes.append(
-                f"The alias {alias!r} of {name!r} was moved to version {taken} meanwhile and was left there: the new "
-                f"version {made.version} was compared with version {start.version}."
+                f"The alias {alias!r} of {name!r} was moved to version {taken} meanwhile and was left there: "
+                f"version {version.version} was compared with version {start.version}."
             )
             continue
-        client.set_prompt_alias(name, alias, made.version)
+        client.set_prompt_alias(name, alias, version.version)
         set_to[name] = alias
-    return registered, set_to, notes
+    return replace(done, registered=registered, standing=standing, aliases=set_to, notes=tuple(notes))
+
+
+def _made(report: OptimizationReport, start: PromptVersion, text: str, evidence: Mapping[str, str]) -> PromptVersion:
+    import mlflow
+
+    return mlflow.genai.register_prompt(
+        name=start.name,
+        template=text if start.is_text_prompt else json.loads(text),
+        commit_message=f"Optimized from version {start.version} by {report.optimizer}. {report.reason}"[:1000],
+        tags=dict(evidence),
+        response_format=start.response_format,
+        model_config=start.model_config,
+    )
+
+
+def _standing(client: Any, start: PromptVersion, text: str, evidence: Mapping[str, str]) -> PromptVersion | None:
+    """The first version with this text, these settings and this evidence; run and price may differ."""
+    proof = {key: value for key, value in evidence.items() if key not in (RUN, COST, CALLS)}
+    settings = (start.response_format, start.model_config)
+    found: list[PromptVersion] = []
+    token = None
+    while True:
+        page = client.search_prompt_versions(start.name, max_results=_VERSIONS, page_token=token)
+        found += [v for v in page if proof.items() <= (v.tags or {}).items() and text_of(v) == text]
+        token = page.token
+        if not token:
+            break
+    alike = [v for v in found if (v.response_format, v.model_config) == settings]
+    return min(alike, key=lambda v: int(v.version), default=None)
 
 
 def _taken(client: Any, start: PromptVersion, alias: str) -> int | None:
