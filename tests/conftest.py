@@ -26,6 +26,7 @@ from assay_stack.fixtures import (  # noqa: E402, F401 - native servers, for any
     collector_binary,
     compose_config,
     fresh_stack,
+    mlflow_server,
     stack,
 )
 

@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -147,57 +146,32 @@ def test_nothing_acknowledged_is_lost_or_doubled_when_it_is_killed_again_and_aga
         assert sorted(names) == sorted(expected)
 
 
-def test_it_works_through_a_real_mlflow_server(start, tmp_path, _empty_store, monkeypatch):
+def test_it_works_through_a_real_mlflow_server(start, tmp_path, _empty_store, monkeypatch, mlflow_server):
     """Unknown traces and duplicates are told apart from an outage by the server's own answers."""
-    import shutil
-
     import mlflow
 
-    shutil.copy(_empty_store, tmp_path / "server.db")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"),
-            *("--backend-store-uri", f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "a")),
-        ],
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    uri, before = f"http://127.0.0.1:{port}", mlflow.get_tracking_uri()
-    try:
-        until(lambda: _answers(f"{uri}/health"), 120)
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        mlflow.set_tracking_uri(uri)
-        mlflow.set_experiment("over http")
-        with mlflow.start_span("agent") as span:
-            span.set_inputs({"q": 1})
-        mlflow.flush_trace_async_logging()
-        known, unknown = span.trace_id, "tr-" + "7a" * 16
-        _, url = start("--keep", "1s")
-        for _ in range(2):
-            send(url, log_json(known, JUDGED))
-            send(url, log_json(unknown, JUDGED))
-        until(lambda: assessments(known))
-        health = until(lambda: _health(url) if _health(url).get("given up") else None)
-        assert (health["stored"], health["waiting"], health["duplicates"]) == (1, 0, 2)
-        assert len(assessments(known)) == 1
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(30)
-        mlflow.tracing.reset()
-        mlflow.set_tracking_uri(before)
-
-
-def _answers(url):
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
-            return answer.status == 200
-    except OSError:
-        return False
+    before = mlflow.get_tracking_uri()
+    (tmp_path / "server").mkdir()
+    with mlflow_server(tmp_path / "server", database=_empty_store) as uri:
+        try:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+            mlflow.set_tracking_uri(uri)
+            mlflow.set_experiment("over http")
+            with mlflow.start_span("agent") as span:
+                span.set_inputs({"q": 1})
+            mlflow.flush_trace_async_logging()
+            known, unknown = span.trace_id, "tr-" + "7a" * 16
+            _, url = start("--keep", "1s")
+            for _ in range(2):
+                send(url, log_json(known, JUDGED))
+                send(url, log_json(unknown, JUDGED))
+            until(lambda: assessments(known))
+            health = until(lambda: _health(url) if _health(url).get("given up") else None)
+            assert (health["stored"], health["waiting"], health["duplicates"]) == (1, 0, 2)
+            assert len(assessments(known)) == 1
+        finally:
+            mlflow.tracing.reset()
+            mlflow.set_tracking_uri(before)
 
 
 def _health(url):

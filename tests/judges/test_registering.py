@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-
 import pytest
 import requests
 
@@ -174,37 +167,11 @@ def test_a_filter_mlflow_cannot_read_is_told(catalogue, gateway):
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """A real `mlflow server` process with its own SQLite store; stopped with all its children."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("server")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = {**os.environ, "MLFLOW_CRYPTO_KEK_PASSPHRASE": "only-for-this-test", "MLFLOW_TRACKING_URI": ""}
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--backend-store-uri", f"sqlite:///{folder}/m.db"],
-            stdout=log, stderr=log, env=environment, cwd=folder, start_new_session=True,
-        )  # fmt: skip
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(uri, process, folder / "log")
-        yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-
-
-def _wait_for(uri: str, process, log) -> None:
-    for _ in range(240):
-        assert process.poll() is None, log.read_text()
-        try:
-            requests.get(f"{uri}/health", timeout=1).raise_for_status()
-            return
-        except requests.RequestException:
-            time.sleep(0.5)
-    raise AssertionError(f"the server did not start: {log.read_text()}")
+def server(tmp_path_factory, mlflow_server):
+    """A real `mlflow server` with its own SQLite store."""
+    secret = {"MLFLOW_CRYPTO_KEK_PASSPHRASE": "only-for-this-test"}
+    with mlflow_server(tmp_path_factory.mktemp("server"), variables=secret) as url:
+        yield url
 
 
 @pytest.mark.slow

@@ -2,16 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-
 import pytest
-import requests
 
 from mlflow_assay.labels import queues
 from mlflow_assay.labels.designs import draws_of, frames_of
@@ -24,41 +15,18 @@ JUDGE = "resolved"
 
 
 @pytest.fixture
-def store(tmp_path, _empty_store, monkeypatch):
-    """In place of the SQLite store: a real server with one worker; MLflow is set to it. Stopped with its children."""
+def store(tmp_path, _empty_store, monkeypatch, mlflow_server):
+    """In place of the SQLite store: a real server with one worker; MLflow is set to it."""
     import mlflow
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shutil.copy(_empty_store, tmp_path / "m.db")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--backend-store-uri", f"sqlite:///{tmp_path}/m.db"],
-            stdout=log, stderr=log, env={**os.environ, "MLFLOW_TRACKING_URI": ""}, cwd=tmp_path, start_new_session=True,
-        )  # fmt: skip
-    uri, before = f"http://127.0.0.1:{port}", mlflow.get_tracking_uri()
-    try:
-        _wait_for(uri, process, tmp_path / "log")
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        mlflow.set_tracking_uri(uri)
-        yield uri
-    finally:
-        mlflow.set_tracking_uri(before)
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(30)
-
-
-def _wait_for(uri: str, process, log) -> None:
-    for _ in range(240):
-        assert process.poll() is None, log.read_text()
+    before = mlflow.get_tracking_uri()
+    with mlflow_server(tmp_path, database=_empty_store) as uri:
         try:
-            requests.get(f"{uri}/health", timeout=1).raise_for_status()
-            return
-        except requests.RequestException:
-            time.sleep(0.5)
-    raise AssertionError(f"the server did not start: {log.read_text()}")
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+            mlflow.set_tracking_uri(uri)
+            yield uri
+        finally:
+            mlflow.set_tracking_uri(before)
 
 
 def _in(queue) -> set[str]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mlflow_assay.engine.cache import VerdictCache
     from mlflow_assay.sinks.mlflow_assessments import MlflowSink
 
-__all__ = ["OUTSIDE", "Asker", "Verdict", "read_again", "standing"]
+__all__ = ["OUTSIDE", "Asked", "Asker", "Verdict", "read_again", "standing"]
 
 # Reasons that lie outside the judge: such a row says nothing about it. Any other unscored verdict is its own doing.
 OUTSIDE = frozenset(
@@ -94,6 +94,18 @@ def read_again(verdicts: Mapping[str, Verdict], value: ValueSpec) -> dict[str, V
     return again
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A trace a judge is asked about, of which no label is needed."""
+
+    trace: Trace
+
+    @property
+    def id(self) -> str:
+        """The trace's id."""
+        return str(self.trace.info.trace_id)
+
+
 class Asker:
     """Asks judges about labelled traces through the engine, within one limit of model calls.
 
@@ -132,7 +144,7 @@ class Asker:
         self._budget.settle(Spend(calls=1), Spend(calls=1))
         return True
 
-    def ask(self, bound: BoundJudge, found: Sequence[Labelled], *, fresh: bool = False) -> dict[str, Verdict]:
+    def ask(self, bound: BoundJudge, found: Sequence[Labelled | Asked], *, fresh: bool = False) -> dict[str, Verdict]:
         """Verdicts by trace id; one that could not be reached is unscored with the reason.
 
         Args:

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mlflow.entities import Trace
-
     from mlflow_assay.contracts import BoundJudge
 
 __all__ = ["ask", "build"]
-
-
-@dataclass(frozen=True)
-class _Case:
-    trace: Trace
-
-    @property
-    def id(self) -> str:
-        return str(self.trace.info.trace_id)
 
 
 def build(judge: str, model: Any, paths: tuple[str, ...], settings: tuple[str, ...]) -> BoundJudge:
@@ -48,9 +36,9 @@ def ask(bound: BoundJudge, trace_ids: Sequence[str], times: int, max_calls: int 
     Raises:
         StoreError: a trace cannot be read.
     """
-    from mlflow_assay.alignment.verdicts import Asker
+    from mlflow_assay.alignment.verdicts import Asked, Asker
     from mlflow_assay.sources.mlflow_store import load_ids
 
-    cases = [_Case(trace) for trace in load_ids(trace_ids)]
+    cases = [Asked(trace) for trace in load_ids(trace_ids)]
     asker = Asker(max_calls=max_calls)
-    return [{t: v.passed for t, v in asker.ask(bound, cast("Any", cases)).items()} for _ in range(times)]
+    return [{t: v.passed for t, v in asker.ask(bound, cases).items()} for _ in range(times)]

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from mlflow_assay.alignment.verdicts import OUTSIDE, Asker, Verdict
+from mlflow_assay.alignment.verdicts import OUTSIDE, Asked, Asker, Verdict
 from mlflow_assay.contracts import BoundJudge, Unscored, UnscoredError
 from mlflow_assay.engine.budget import Budget, Spend
 from mlflow_assay.errors import AssayError
@@ -265,7 +265,7 @@ class Rollouts:
                 self.journal.put("verdict", key, _entry(verdict))
 
     def _ask_judge(self, bound: BoundJudge, candidate: str, rows: Sequence[DatasetRow]) -> dict[str, Verdict]:
-        cases = {row.id: _Case(_trace(self._known[(candidate, row.id)], row, candidate)) for row in rows}
+        cases = {row.id: Asked(_trace(self._known[(candidate, row.id)], row, candidate)) for row in rows}
         asker = Asker(cache=self._cache, budget=self.purse.budget)
         before = asker.calls
         verdicts = asker.ask(bound, list(cases.values()))  # type: ignore[arg-type]
@@ -288,15 +288,6 @@ def spent_before(journal: Journal) -> Spend:
         paid = entry.get("tokens") is not None or entry.get("usd") is not None
         total += Spend(int(paid), int(entry.get("tokens") or 0), 0, float(entry.get("usd") or 0.0))
     return total
-
-
-@dataclass(frozen=True)
-class _Case:
-    trace: Trace
-
-    @property
-    def id(self) -> str:
-        return str(self.trace.info.trace_id)
 
 
 def _trace(rollout: Rollout, row: DatasetRow, candidate: str) -> Trace:

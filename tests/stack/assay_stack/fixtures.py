@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,8 @@ import pytest
 
 from assay_stack import build
 from assay_stack.build import MissingError
-from assay_stack.services import Service
+from assay_stack.ports import Ports
+from assay_stack.services import Mlflow, Service
 from assay_stack.stack import Stack
 
 
@@ -33,6 +36,29 @@ class _TestStack(Stack):
 
     def up(self, *names: str) -> None:
         need(lambda: Stack.up(self, *names))
+
+
+@pytest.fixture(scope="session")
+def mlflow_server() -> Callable[..., AbstractContextManager[str]]:
+    """A function that starts an MLflow server in a folder, for a `with`: its URL. Stopped with all its children.
+
+    Called with the folder, and `database`, an SQLite file to copy, or `variables` of its environment.
+    """
+
+    @contextmanager
+    def served(folder: Path, *, database: Path | None = None, variables: dict[str, str] | None = None) -> Iterator[str]:
+        ports = Ports()
+        server = Mlflow(folder, ports, variables=variables)
+        if database is not None:
+            shutil.copy(database, folder / "mlflow.db")
+        try:
+            server.start()
+            yield server.url
+        finally:
+            server.stop()
+            ports.release()
+
+    return served
 
 
 @pytest.fixture(scope="session")

@@ -371,10 +371,19 @@ class Mlflow(Service):
     name = "mlflow"
     patience = 180.0
 
-    def __init__(self, folder: Path, ports: Ports, *, port: int | None = None, store: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        ports: Ports,
+        *,
+        port: int | None = None,
+        store: str | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(folder)
         self.port = port or ports.next()
         self.store = store or f"sqlite:///{folder / 'mlflow.db'}"
+        self.variables = dict(variables or {})
 
     @property
     def url(self) -> str:
@@ -386,7 +395,9 @@ class Mlflow(Service):
         return [sys.executable, "-m", "mlflow", "server", *where, *stores]
 
     def environment(self) -> Mapping[str, str]:
-        return {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        # Our own tracking URI would make it a client of the store of this process.
+        light = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""}
+        return {"MLFLOW_DISABLE_TELEMETRY": "true", **light, **self.variables}
 
     def healthy(self) -> bool:
         return answers(f"{self.url}/health")
