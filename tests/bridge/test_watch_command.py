@@ -13,6 +13,7 @@ import urllib.request
 import pytest
 from click.testing import CliRunner
 
+from mlflow_assay import semconv
 from mlflow_assay.cli.bridge import bridge
 from mlflow_assay.cli.bridge_options import make_sinks, parse_sink
 from mlflow_assay.cli.watch import watch
@@ -270,6 +271,8 @@ def test_the_worker_serves_its_health_on_loopback_logs_no_secret_and_ends_on_sig
         metrics = ask("/metrics")
         assert 'assay_bridge_backlog{assay_sink="jsonl",assay_state="pending"} 0' in metrics
         assert 'assay_sink="langfuse"' in metrics
+        assert 'assay_bridge_deliveries_total{assay_sink="jsonl",assay_state="delivered"} 1' in metrics
+        assert f'{semconv.prometheus_name(semconv.M_DELIVERY, "count")}{{assay_sink="jsonl"}} 1' in metrics
         with socket.socket() as elsewhere:
             elsewhere.settimeout(2)
             assert elsewhere.connect_ex((_own_address(), port)) != 0 or _own_address().startswith("127.")

@@ -31,7 +31,7 @@ class HealthServer:
         status: how the bridge stands.
         port: 0 takes a free one.
         host: the address to listen on.
-        more: further lines for `/metrics`, in Prometheus' text format.
+        metrics: what `/metrics` answers, in Prometheus' text format, from how the bridge stands.
 
     Raises:
         ConfigError: it cannot listen there.
@@ -44,9 +44,10 @@ class HealthServer:
         status: Callable[[], BridgeStatus],
         port: int,
         host: str = "127.0.0.1",
-        more: Callable[[], str] | None = None,
+        metrics: Callable[[BridgeStatus], str] | None = None,
     ) -> None:
-        self._health, self._sinks, self._status, self._more = health, sinks, status, more
+        self._health, self._sinks, self._status = health, sinks, status
+        self._metrics = metrics or prometheus_text
         self._mask = Redactor(kinds=["secret"]).text
         try:
             self._server = ThreadingHTTPServer((host, port), self._handler())
@@ -83,8 +84,7 @@ class HealthServer:
                 return 503, "text/plain", self._mask(str(error)) + "\n"
             if path == "/status":
                 return 200, "application/json", self._mask(json.dumps(asdict(status))) + "\n"
-            text = prometheus_text(status) + (self._more() if self._more is not None else "")
-            return 200, "text/plain; version=0.0.4; charset=utf-8", text
+            return 200, "text/plain; version=0.0.4; charset=utf-8", self._metrics(status)
         return 404, "text/plain", "there is /healthz, /readyz, /status and /metrics\n"
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:

@@ -6,7 +6,7 @@ import json
 import logging
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -21,9 +21,11 @@ from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlflow_assay.bridge.daily_budget import DailyBudget
+    from mlflow_assay.bridge.health import HealthServer
     from mlflow_assay.bridge.worker import Experiment, Periodic, Worker
     from mlflow_assay.contracts import BoundJudge, BridgeStatus
     from mlflow_assay.redaction import Redactor
+    from mlflow_assay.sinks.worker_metrics import WorkerMetrics
 
 _logger = logging.getLogger(__name__)
 _PUSH_S = 30.0
@@ -47,18 +49,19 @@ def watch(request: Request) -> None:
     from mlflow_assay.bridge.logs import configure_logging
 
     configure_logging(request.log_format)
-    worker, closing = _worker(request)
+    observers = _observers(request)
+    worker, closing = _worker(request, observers)
     try:
         if request.once:
             _once(worker, request)
         else:
-            _forever(worker, request)
+            _forever(worker, request, observers)
     finally:
         for close in closing:
             close()
 
 
-def _worker(request: Request) -> tuple[Worker, list[Any]]:
+def _worker(request: Request, observers: Sequence[WorkerMetrics]) -> tuple[Worker, list[Any]]:
     """The worker asked for, and what is to be closed after it."""
     from mlflow_assay import pipeline
     from mlflow_assay.bridge.database import Database
@@ -74,7 +77,6 @@ def _worker(request: Request) -> tuple[Worker, list[Any]]:
     redactor, (judges, limits) = _redactor(request), _judges(request)
     database, owner = Database(request.outbox_url), make_owner()
     closing: list[Any] = []
-    observers = _observers(request)
     budgets: list[DailyBudget] = []
 
     def told(experiment_id: str, counts: Mapping[str, int]) -> None:
@@ -175,13 +177,13 @@ def _redactor(request: Request) -> Redactor | None:
     return Redactor() if request.redact else None
 
 
-def _observers(request: Request) -> list[Any]:
-    """The worker's own metrics, where there is somewhere to send them."""
-    if request.otlp_endpoint is None:
+def _observers(request: Request) -> list[WorkerMetrics]:
+    """The worker's own metrics, where there is somewhere to send them or somebody may come for them."""
+    if request.otlp_endpoint is None and request.health_port is None:
         return []
     from mlflow_assay.sinks.worker_metrics import WorkerMetrics
 
-    metrics = WorkerMetrics(endpoint=request.otlp_endpoint)
+    metrics = WorkerMetrics(endpoint=request.otlp_endpoint, push=request.otlp_endpoint is not None)
     metrics.start()
     return [metrics]
 
@@ -215,10 +217,10 @@ def _update(gauges: Any) -> None:
     gauges.update()
 
 
-def _forever(worker: Worker, request: Request) -> None:
+def _forever(worker: Worker, request: Request, observers: Sequence[WorkerMetrics]) -> None:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: worker.stop())
-    server = _health(worker, request)
+    server = _health(worker, request, observers)
     _logger.info("watching %s; outbox %s", ", ".join(request.experiments), worker.location)
     try:
         worker.run()
@@ -228,13 +230,20 @@ def _forever(worker: Worker, request: Request) -> None:
     _logger.info("stopped")
 
 
-def _health(worker: Worker, request: Request) -> Any:
+def _health(worker: Worker, request: Request, observers: Sequence[WorkerMetrics]) -> HealthServer | None:
     from mlflow_assay.bridge.health import HealthServer
 
     if request.health_port is None:
         return None
+
+    def metrics(status: BridgeStatus) -> str:
+        """All that the worker counts, the backlog as of now."""
+        for observer in observers:
+            observer.backlog(status)
+        return "".join(observer.prometheus_text() for observer in observers)
+
     server = HealthServer(
-        worker.health, lambda: worker.failing, worker.status, request.health_port, request.health_host
+        worker.health, lambda: worker.failing, worker.status, request.health_port, request.health_host, metrics
     )
     _logger.info("health endpoint on http://%s:%d", request.health_host, server.port)
     return server
