@@ -268,7 +268,7 @@ class Rollouts:
         cases = {row.id: Asked(_trace(self._known[(candidate, row.id)], row, candidate)) for row in rows}
         asker = Asker(cache=self._cache, budget=self.purse.budget)
         before = asker.calls
-        verdicts = asker.ask(bound, list(cases.values()))  # type: ignore[arg-type]
+        verdicts = asker.ask(bound, list(cases.values()))
         made = asker.calls - before
         if made:
             self.purse.by[f"judge {bound.name}"] = self.purse.by.get(f"judge {bound.name}", 0) + made
