@@ -5,6 +5,8 @@ Beside each repair stands MLflow alone: when one of these controls fails, MLflow
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from mlflow_assay.sampling import chosen
@@ -290,6 +292,52 @@ def test_otlp_alone_loses_tagged_roots_in_mlflow_and_nothing_here(make_agent):
     assert out == [None]
     assert "router" not in agent.receiver.spans
     assert "lookup" in agent.receiver.spans
+
+
+def test_mlflow_alone_speaks_grpc_where_no_protocol_is_named(make_agent):
+    """The control: an HTTP endpoint gets nothing of the run, whether MLflow refuses it or the export fails."""
+    agent = make_agent()
+    out = agent.run(
+        APP
+        + """
+mlflow.set_experiment("x")
+try:
+    run()
+    said = "sent"
+except Exception as error:
+    said = f"{type(error).__name__}: {error}"
+print(json.dumps([said]))
+""",
+        OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=agent.receiver.url + "/v1/traces",
+        OTEL_EXPORTER_OTLP_TRACES_TIMEOUT="1",
+        MLFLOW_TRACE_ENABLE_OTLP_DUAL_EXPORT="true",
+    )
+    assert agent.receiver.spans == {}
+    told = (out[0] + agent.output).lower()
+    assert "http/2" in told or "grpc" in told, told[-2000:]
+
+
+def test_mlflows_own_span_processors_leave_leaks_and_are_forgotten(make_agent):
+    """The control of the last two repairs: inputs are masked, the rest is not; after a reset nothing is."""
+    agent = make_agent()
+    out = agent.run(
+        APP
+        + """
+def mask(span):
+    span.set_inputs("masked")
+
+mlflow.set_experiment("x")
+mlflow.tracing.configure(span_processors=[mask])
+masked = stored(run())
+mlflow.tracing.reset()
+mlflow.set_experiment("x")
+print(json.dumps({"masked": masked, "after": stored(run())}))
+"""
+    )
+    assert out["masked"]["inputs"] == "masked"
+    assert "anna@example.com" in out["masked"]["request_id"], "the client's request id is out of their reach"
+    assert "anna@example.com" in json.dumps([span["events"] for span in out["masked"]["spans"]]), "so are exceptions"
+    assert out["after"]["inputs"] == {"q": "write to anna@example.com"}
 
 
 def test_an_endpoint_that_is_down_neither_stops_the_agent_nor_mlflow(make_agent):
