@@ -104,6 +104,13 @@ def test_the_example_names_every_variable_that_must_be_set():
     assert {v for v in re.findall(r"\$\{(\w+):\?", text) if f"{v}=" not in example} == set()
 
 
+def test_without_a_flag_the_example_starts_a_whole_profile():
+    """Services without a profile alone are a collector with nowhere to send to."""
+    example = (COMPOSE / ".env.example").read_text(encoding="utf-8")
+    assert set(re.findall(r"^COMPOSE_PROFILES=(.*)$", example, re.M)) <= set(EXPECTED)
+    assert "COMPOSE_PROFILES=" in example
+
+
 def test_a_variable_set_for_the_collector_is_one_it_reads(project):
     """A misspelt variable would silently leave the default, which listens on loopback only."""
     read = {
