@@ -65,17 +65,6 @@ def running(command: list[str], port: int, log: Path, **environment: str) -> Ite
 
 
 @contextmanager
-def forgotten(protocol: str) -> Iterator[None]:
-    """fsspec keeps a file system for each protocol, with the address it first had: the next server has another."""
-    try:
-        yield
-    finally:
-        import fsspec
-
-        fsspec.get_filesystem_class(protocol).clear_instance_cache()
-
-
-@contextmanager
 def s3(folder: Path) -> Iterator[dict[str, str]]:
     """versitygw over a folder, with a bucket `tests`; yields the environment a client needs."""
     needs("s3fs", "s3")
@@ -83,7 +72,7 @@ def s3(folder: Path) -> Iterator[dict[str, str]]:
     (folder / "s3" / "tests").mkdir(parents=True)
     arguments = [command, "--quiet", "--port", f"127.0.0.1:{port}", "posix", str(folder / "s3")]
     keys = {"ROOT_ACCESS_KEY": "tester", "ROOT_SECRET_KEY": "tester-secret"}
-    with running(arguments, port, folder / "s3.log", **keys), forgotten("s3"):
+    with running(arguments, port, folder / "s3.log", **keys):
         yield {
             "AWS_ACCESS_KEY_ID": "tester",
             "AWS_SECRET_ACCESS_KEY": "tester-secret",
@@ -105,7 +94,7 @@ def azure(folder: Path) -> Iterator[dict[str, str]]:
         f"DefaultEndpointsProtocol=http;AccountName={ACCOUNT};AccountKey={KEY};"
         f"BlobEndpoint=http://127.0.0.1:{port}/{ACCOUNT};"
     )
-    with running([node, command, *options, *quiet], port, folder / "azure.log"), forgotten("abfs"):
+    with running([node, command, *options, *quiet], port, folder / "azure.log"):
         from azure.storage.blob import BlobServiceClient
 
         with BlobServiceClient.from_connection_string(connection) as client:
@@ -122,7 +111,7 @@ def gcs(folder: Path) -> Iterator[dict[str, str]]:
     url = f"http://127.0.0.1:{port}"
     options = ["-scheme", "http", "-host", "127.0.0.1", "-port", str(port), "-backend", "memory"]
     arguments = [command, *options, "-data", str(folder / "gcs"), "-external-url", url]
-    with running(arguments, port, folder / "gcs.log"), forgotten("gs"):
+    with running(arguments, port, folder / "gcs.log"):
         # Without the second, gcsfs looks for credentials at every turn.
         yield {"STORAGE_EMULATOR_HOST": url, "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false"}
 

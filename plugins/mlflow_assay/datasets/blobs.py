@@ -15,6 +15,7 @@ import errno
 import os
 import shutil
 import uuid
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,9 @@ __all__ = ["EXTRAS", "Blobs", "scheme_of"]
 EXTRAS = {"file": None, "memory": None, "s3": "s3", "abfs": "azure", "abfss": "azure", "az": "azure", "gs": "gcs"}
 
 _PROBE = ".assay"
+_FRESH = {"skip_instance_cache": True}
+# Their file system closes its connections at the end of the process only, so one is made for each environment.
+_LASTING = ("abfs", "abfss", "az")
 
 
 def scheme_of(url: str) -> str:
@@ -65,7 +69,9 @@ class Blobs:
         from fsspec.core import url_to_fs
 
         try:
-            fs, root = url_to_fs(self.url)
+            # fsspec would hand out a file system made earlier in this process, with the address and the credentials
+            # there were then.
+            fs, root = _lasting(self.url, _now()) if self.scheme in _LASTING else url_to_fs(self.url, **_FRESH)
         except ImportError as error:
             raise ConfigError(
                 f"Datasets at {self.url} need a package that is not installed: {error}.",
@@ -245,6 +251,19 @@ class Blobs:
             f"The dataset store {self.url} cannot be used: {type(error).__name__}: {said}.",
             fix="Check the address, the credentials in the environment, and that bucket or container exist.",
         )
+
+
+@lru_cache(maxsize=32)
+def _lasting(url: str, environment: frozenset[tuple[str, str]]) -> tuple[Any, str]:
+    from fsspec.core import url_to_fs
+
+    fs, root = url_to_fs(url, **_FRESH)
+    return fs, str(root)
+
+
+def _now() -> frozenset[tuple[str, str]]:
+    """What of the environment the Azure file system and its credentials may read."""
+    return frozenset((k, v) for k, v in os.environ.items() if k.startswith(("AZURE_", "FSSPEC_", "IDENTITY_", "MSI_")))
 
 
 def _flush_folder(folder: Path) -> None:
