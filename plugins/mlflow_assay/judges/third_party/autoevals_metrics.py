@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.contracts import NumericValue, Unscored, UnscoredError, ValueSpec
@@ -178,12 +179,19 @@ class _NeverError(Exception):
     """Stands for a rate-limit error that does not come."""
 
 
+@lru_cache(maxsize=1)
+def _unasked() -> Any:
+    """For scorers that are made to see whether they can be; each client of OpenAI's reads all certificates."""
+    import openai
+
+    return openai.OpenAI(api_key="none", base_url="http://127.0.0.1:9")
+
+
 def _client(client: JudgeClient | None, embeddings: Embeddings | None) -> Any:
     """Autoevals' own client object over the judge client and the embeddings."""
-    import openai
     from autoevals.oai import LLMClient
 
-    official = client.openai() if client is not None else openai.OpenAI(api_key="none", base_url="http://127.0.0.1:9")
+    official = client.openai() if client is not None else _unasked()
     made = LLMClient(openai=official)
 
     def complete(**request: Any) -> Any:

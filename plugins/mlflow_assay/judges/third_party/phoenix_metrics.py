@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay import semconv
@@ -139,18 +140,27 @@ def _make(metric: Metric, params: Mapping[str, Any], client: JudgeClient | None)
 
 def _model(client: JudgeClient | None) -> Any:
     """Phoenix' own way to name a model; its rate limiter is left idle, the judge client has one."""
+    if client is None:
+        return _unasked()
+    return _llm(
+        client.model,
+        base_url=client.base,
+        api_key=client.api_key,
+        sync_client_kwargs={"http_client": client.http()},
+        async_client_kwargs={"http_client": client.async_http()},
+    )
+
+
+def _llm(name: str, **options: Any) -> Any:
     from phoenix.evals import LLM
 
-    options: dict[str, Any] = {"base_url": "http://127.0.0.1:9", "api_key": "none"}
-    if client is not None:
-        options = {
-            "base_url": client.base,
-            "api_key": client.api_key,
-            "sync_client_kwargs": {"http_client": client.http()},
-            "async_client_kwargs": {"http_client": client.async_http()},
-        }
-    name = client.model if client is not None else "unasked"
     return LLM(provider="openai", client="openai", model=name, initial_per_second_request_rate=1000.0, **options)
+
+
+@lru_cache(maxsize=1)
+def _unasked() -> Any:
+    """For evaluators that are made to see whether they can be; its two clients read all certificates each."""
+    return _llm("unasked", base_url="http://127.0.0.1:9", api_key="none")
 
 
 def _shown(metric: Metric, sample: Sample) -> list[dict[str, Any]]:

@@ -130,14 +130,19 @@ def _parameters(metric: Metric, cls: Any) -> set[str]:
 
 def _try_out(metric: Metric, cls: Any, params: Mapping[str, Any], embeddings: Embeddings | None) -> None:
     """Make the metric once for a model that is never asked, so that wrong parameters are told before a run."""
+    try:
+        cls(**_arguments(metric, cls, params, embeddings, _unasked()))
+    except (ValueError, TypeError, ImportError) as error:
+        raise ConfigError(f"Ragas refuses its metric {metric.name!r} with {dict(params)}: {error}") from error
+
+
+@lru_cache(maxsize=1)
+def _unasked() -> Any:
+    """A model for metrics that are made to see whether they can be; each client of OpenAI's reads all certificates."""
     import openai
     from ragas.llms import llm_factory
 
-    llm = llm_factory("unasked", client=openai.AsyncOpenAI(api_key="none", base_url="http://127.0.0.1:9"))
-    try:
-        cls(**_arguments(metric, cls, params, embeddings, llm))
-    except (ValueError, TypeError, ImportError) as error:
-        raise ConfigError(f"Ragas refuses its metric {metric.name!r} with {dict(params)}: {error}") from error
+    return llm_factory("unasked", client=openai.AsyncOpenAI(api_key="none", base_url="http://127.0.0.1:9"))
 
 
 def _made(
