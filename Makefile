@@ -11,7 +11,7 @@ export LITELLM_LOCAL_MODEL_COST_MAP ?= True
 # Some sandboxes switch bytecode off; MLflow then takes a quarter of a minute to import, every time.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test lint typecheck unit bench generate stack stack-build clean
+.PHONY: help demo test quick lint typecheck unit bench generate stack stack-build clean
 
 help:  ## Show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,9 @@ demo: $(VENV)/.installed  ## Play the main job: no API key, no Docker, no accoun
 	$(BIN)/assay demo
 
 test: lint typecheck unit  ## Linting, typing and all tests
+
+quick: $(VENV)/.installed-dev  ## The tests to run while working: no servers, nothing that takes seconds
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow and not integration"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -35,6 +35,16 @@ hypothesis.settings.register_profile("assay", deadline=None)
 hypothesis.settings.load_profile("assay")
 
 ROOT = Path(__file__).parents[1]
+SLOW = [line for line in (ROOT / "tests" / "slow.txt").read_text().splitlines() if line and not line.startswith("#")]
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what slow.txt lists."""
+    listed = tuple(f"tests/{line}" for line in SLOW)
+    for item in items:
+        if item.nodeid.startswith(listed):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(autouse=True)
