@@ -67,6 +67,12 @@ class Week:
 
 
 @pytest.fixture(scope="session")
+def measuring() -> Any:
+    """The module that writes down what panels showed."""
+    return load("measured")
+
+
+@pytest.fixture(scope="session")
 def week(tmp_path_factory, _empty_store):
     """Six days that end now, in MLflow, Tempo and Prometheus."""
     import shutil
@@ -74,8 +80,20 @@ def week(tmp_path_factory, _empty_store):
     folder = tmp_path_factory.mktemp("week")
     with Stack() as stack:
         stack._prometheus.__class__ = _Backfilled
+        stack._prometheus.rules = _rules(folder)
         stack.up()
         yield _play(stack, folder, Path(shutil.copy(_empty_store, folder / "mlflow.db")))
+
+
+def _rules(folder: Path) -> Path:
+    """The rule file of the shipped slo.yaml, evaluated more often than once a minute: a test does not wait so long."""
+    from mlflow_assay.slo.prometheus_rules import rule_file
+    from mlflow_assay.slo.spec import load as load_objectives
+
+    path = folder / "assay.rules.yaml"
+    text = rule_file(load_objectives(ROOT / "dashboards" / "slo.yaml"))
+    path.write_text(text.replace("interval: 1m", "interval: 20s"), encoding="utf-8")
+    return path
 
 
 def _play(stack: Stack, folder: Path, store: Path) -> Week:

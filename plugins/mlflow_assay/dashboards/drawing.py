@@ -10,16 +10,22 @@ from typing import Any, Final
 from mlflow_assay.dashboards.asking import Frame
 from mlflow_assay.dashboards.formats import shown
 
-__all__ = ["heat", "lines"]
+__all__ = ["NARROW", "WIDE", "heat", "lines"]
 
 _COLOURS: Final = ("#1f60c4", "#e0752d", "#299c46", "#8f3bb8", "#c4162a", "#0a8f8f", "#b0790a", "#5c5c5c")
 _DASHES: Final = ("-", "--", ":", "-.")
 _MOST_IN_LEGEND: Final = 8
+NARROW: Final = (7, 7)  # columns and rows of a chart that is read on a telephone
+WIDE: Final = 10  # columns from which a chart, shrunk to a telephone's screen, has letters too small to read
 
 
-def lines(panel: Mapping[str, Any], frames: Sequence[Frame], unit: str) -> str:
-    """A time series panel: series, interval band, threshold line, legend with last values."""
-    figure, axes = _axes(panel)
+def lines(panel: Mapping[str, Any], frames: Sequence[Frame], unit: str, size: tuple[int, int]) -> str:
+    """A time series panel: series, interval band, threshold line, legend with last values.
+
+    Args:
+        size: columns and rows of the board's grid.
+    """
+    figure, axes = _axes(size)
     defaults = panel["fieldConfig"]["defaults"]
     low, high = _band(panel)
     by_name = {frame.legend: frame for frame in frames}
@@ -49,11 +55,11 @@ def lines(panel: Mapping[str, Any], frames: Sequence[Frame], unit: str) -> str:
     return _svg(figure, axes)
 
 
-def heat(panel: Mapping[str, Any], frames: Sequence[Frame]) -> str:
+def heat(frames: Sequence[Frame], size: tuple[int, int]) -> str:
     """A heat map from cumulative buckets: each row is a bucket less the one below."""
     import numpy as np
 
-    figure, axes = _axes(panel)
+    figure, axes = _axes(size)
     ordered = sorted(frames, key=lambda frame: float(frame.labels.get("le", "inf")))
     times = sorted({t for frame in ordered for t, _ in frame.points})
     total = np.array([[dict(frame.points).get(t, 0.0) for t in times] for frame in ordered])
@@ -66,10 +72,10 @@ def heat(panel: Mapping[str, Any], frames: Sequence[Frame]) -> str:
     return _svg(figure, axes, legend=False)
 
 
-def _axes(panel: Mapping[str, Any]) -> tuple[Any, Any]:
+def _axes(size: tuple[int, int]) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    width, height = 0.58 * panel["gridPos"]["w"], 0.36 * panel["gridPos"]["h"]
+    width, height = 0.58 * size[0], 0.36 * size[1]
     figure = Figure(figsize=(max(width, 2.6), max(height, 1.5)), layout="constrained")
     axes = figure.add_subplot()
     axes.grid(color="#e5e5e5", linewidth=0.6)

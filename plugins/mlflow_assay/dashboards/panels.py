@@ -56,6 +56,8 @@ IN_MLFLOW: Final = (
     f'${{mlflow}}/#/experiments/${{__data.fields["{EXPERIMENT_ID}"]}}/traces'
     "?selectedEvaluationId=tr-${__data.fields.traceIdHidden}"
 )
+# Without it Tempo (2.8 and newer) returns whichever matches it finds first, which may be days old.
+_NEWEST: Final = "with (most_recent=true)"
 BLUE, GREEN, ORANGE, RED = "#3274d9", "#299c46", "#e0752d", "#c4162a"
 
 
@@ -276,10 +278,10 @@ def heat(title: str, description: str, query: Query, *, width: int, height: int 
 def traces(
     title: str, description: str, query: str, *, width: int, height: int = 10, empty: str, limit: int = 50
 ) -> Tile:
-    """Spans that match a TraceQL query, each a click from its trace in Tempo and in MLflow."""
+    """The newest spans that match a TraceQL search, each a click from its trace in Tempo and in MLflow."""
     target = (
         tempo.Dataquery()
-        .query(query)
+        .query(f"{query} {_NEWEST}")
         .query_type("traceql")
         .table_type(SearchTableType.SPANS)
         .limit(limit)

@@ -6,7 +6,8 @@ It shows layout, titles, units, thresholds and series, not Grafana's look. Chart
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -20,9 +21,10 @@ from mlflow_assay.dashboards.files import BoardFile
 from mlflow_assay.dashboards.formats import shown
 from mlflow_assay.errors import StoreError
 
-__all__ = ["Tile", "preview"]
+__all__ = ["Tile", "preview", "unit_of"]
 
 _MAX_ROWS = 20
+_PREFIX = re.compile(r"^(gen_ai\.)?(evaluation\.|assay\.|mlflow\.)?(?=.)")
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def _defaults(panel: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
-def _unit(panel: Mapping[str, Any], name: str = "") -> str:
+def unit_of(panel: Mapping[str, Any], name: str = "") -> str:
+    """The unit of a series by its legend, or of a table's column by its heading; else the panel's."""
     for override in panel["fieldConfig"].get("overrides", []):
         if override["matcher"]["options"] == name:
             for prop in override["properties"]:
@@ -112,7 +115,7 @@ def _value(panel: Mapping[str, Any], value: float, name: str = "") -> str:
     for mapping in defaults.get("mappings", []):
         if mapping["type"] == "value" and f"{value:g}" in mapping["options"]:
             return str(mapping["options"][f"{value:g}"]["text"])
-    unit = _unit(panel, name)
+    unit = unit_of(panel, name)
     return shown(value, unit, defaults.get("decimals") if unit == defaults.get("unit") else None)
 
 
@@ -177,23 +180,34 @@ def _order(value: Any, down: int) -> tuple[int, float]:
 def _cell(panel: Mapping[str, Any], value: Any, heading: str) -> str:
     if value is None:
         return "–"
-    return shown(value, _unit(panel, heading), None) if isinstance(value, float) else str(value)
+    return shown(value, unit_of(panel, heading), None) if isinstance(value, float) else str(value)
 
 
 def _span_table(spans: Sequence[Span]) -> Markup:
     names = list(dict.fromkeys(name for span in spans for name in span.attributes))
-    short = [name.removeprefix("gen_ai.").removeprefix("assay.") for name in names]
+    named = any(span.name for span in spans)  # Tempo says the name only where the query asks for it
     cells = [
-        [_moment(span.started), span.trace_id[:8] + "…", span.name, *(str(span.attributes.get(n, "–")) for n in names)]
+        [
+            _moment(span.started),
+            span.trace_id[:8] + "…",
+            *([span.name] if named else []),
+            *(str(span.attributes.get(name, "–")) for name in names),
+        ]
         for span in spans[:_MAX_ROWS]
     ]
-    return _html_table(["time", "trace", "span", *short], cells)
+    headings = ["time", "trace", *(["span"] if named else []), *(_PREFIX.sub("", name) for name in names)]
+    return _html_table(headings, cells)
 
 
 def _html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Markup:
     head = Markup("").join(Markup("<th>{}</th>").format(h) for h in headings)
     body = Markup("").join(
-        Markup("<tr>{}</tr>").format(Markup("").join(Markup("<td>{}</td>").format(cell) for cell in row))
+        Markup("<tr>{}</tr>").format(
+            Markup("").join(
+                Markup('<td data-heading="{}">{}</td>').format(heading, cell)
+                for heading, cell in zip(headings, row, strict=True)
+            )
+        )
         for row in rows
     )
     return Markup('<div class="scroll"><table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>').format(
@@ -202,11 +216,21 @@ def _html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Marku
 
 
 def _lines(panel: Mapping[str, Any], frames: Sequence[Frame]) -> Markup:
-    return Markup(drawing.lines(panel, frames, _unit(panel)))  # noqa: S704 - matplotlib's own SVG
+    unit = unit_of(panel)
+    return _drawn(panel, lambda size: drawing.lines(panel, frames, unit, size))
 
 
 def _heat(panel: Mapping[str, Any], frames: Sequence[Frame]) -> Markup:
-    return Markup(drawing.heat(panel, frames))  # noqa: S704 - matplotlib's own SVG
+    return _drawn(panel, lambda size: drawing.heat(frames, size))
+
+
+def _drawn(panel: Mapping[str, Any], draw: Callable[[tuple[int, int]], str]) -> Markup:
+    """A chart, and where it is wide another for small screens."""
+    size = panel["gridPos"]["w"], panel["gridPos"]["h"]
+    if size[0] < drawing.WIDE:
+        return Markup(draw(size))  # noqa: S704 - matplotlib's own SVG
+    both = Markup('<div class="chart wide">{}</div><div class="chart narrow">{}</div>')
+    return both.format(Markup(draw(size)), Markup(draw(drawing.NARROW)))  # noqa: S704
 
 
 def _markdown(text: str) -> Markup:

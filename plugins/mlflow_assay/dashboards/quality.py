@@ -164,7 +164,7 @@ BROKEN_DOWN = [
     bars(
         "Who gave the verdicts",
         "New verdicts by judge version and kind of source: two versions in one window make rates hard to compare.",
-        grown(M_VERDICTS, EVALUATION_NAME, JUDGE_VERSION, SOURCE_TYPE, match=_CREATED, legend="{} v{} ({})"),
+        grown(M_VERDICTS, EVALUATION_NAME, JUDGE_VERSION, SOURCE_TYPE, match=_CREATED, legend="{} {} ({})"),
         unit="short",
         width=6,
         empty=_NO_VERDICTS,

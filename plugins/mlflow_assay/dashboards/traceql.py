@@ -8,7 +8,7 @@ __all__ = ["agent_spans", "verdicts"]
 
 
 def verdicts(*conditions: str, select: tuple[str, ...] = ()) -> str:
-    """Verdict spans of the chosen judges, newest first where the table sorts by time.
+    """Verdict spans of the chosen judges and experiments.
 
     Args:
         conditions: further ones, ANDed.
@@ -17,6 +17,7 @@ def verdicts(*conditions: str, select: tuple[str, ...] = ()) -> str:
     wanted = [
         f'span.{semconv.GEN_AI_OPERATION} = "{semconv.OPERATION_EVALUATION}"',
         f'span.{semconv.EVALUATION_NAME} =~ "$judge"',
+        f'span.{semconv.EXPERIMENT_ID} =~ "$experiment"',
         *conditions,
     ]
     return _query(wanted, select)
