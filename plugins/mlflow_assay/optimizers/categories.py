@@ -27,6 +27,7 @@ _ITEM = re.compile(
     r"(?P<text>[^\n]*(?:\n[ \t]+(?![-*•][ \t])\S[^\n]*)*)",
     re.MULTILINE,
 )
+_EXAMPLES = "Examples:"
 _LONGEST, _MOST = 60, 50  # characters of a category's name, and categories
 
 
@@ -75,8 +76,8 @@ class Categories(PromptOptimizer):
         least: failures of a category below which nothing is said about it.
         options: as for `PromptOptimizer`.
 
-    Source: distinctive words by the log-odds with an informative Dirichlet prior, Monroe, Colaresi & Quinn 2008,
-        Political Analysis 16:372; examples by greedy facility location, Nemhauser, Wolsey & Fisher 1978.
+    Source: distinctive words as in `words.distinctive_terms`; examples by greedy facility location, Nemhauser, Wolsey &
+        Fisher 1978, doi:10.1007/BF01588971.
     """
 
     name: ClassVar[str] = "categories"
@@ -143,7 +144,12 @@ class Categories(PromptOptimizer):
         template = Template.read(best.prompts[name])
         for quoted in self.examples:
             said = self._description(task, name, label, category, min(self.terms), quoted, wrong)
-            text = CategoryList.read(template.instructions).extended(category, f"Also: {said}")
+            if not said:
+                continue
+            more = (
+                f"More examples:{said.removeprefix('Examples:')}" if said.startswith("Examples:") else f"Also: {said}"
+            )
+            text = CategoryList.read(template.instructions).extended(category, more)
             note = f"says more about {category}: {min(self.terms)} words, {quoted} requests"
             task.score({**best.prompts, name: template.with_instructions(text)}, note)
         return task.best
@@ -151,14 +157,18 @@ class Categories(PromptOptimizer):
     def _description(
         self, task: Task, name: str, label: str, category: str, words: int, quoted: int, wrong: set[str] | None = None
     ) -> str:
-        """What sets the category's requests apart, from training rows alone; of the failed ones only, where given."""
+        """What sets the category's requests apart, from training rows alone; of the failed ones only, where given.
+
+        Empty where nothing does and no request is quoted.
+        """
         read = self.inputs or task.templates[name].variables
         mine = [e for e in task.train if _value(e, label) == category]
         chosen = [text_of(e, read) for e in mine if wrong is None or e.id in wrong]
         others = [text_of(e, read) for e in task.train if _value(e, label) not in (None, category)]
-        said = inert(f"{', '.join(distinctive_terms(chosen, others, words))}.")
-        cases = [inert(" ".join(case.split()))[:300] for case in representatives(chosen, quoted)]
-        return f"{said}\n  Examples: {'; '.join(cases)}" if cases else said
+        terms = inert(", ".join(distinctive_terms(chosen, others, words)))
+        cases = inert("; ".join(" ".join(case.split())[:300] for case in representatives(chosen, quoted, others)))
+        told = (f"{terms}." if terms else "", f"{_EXAMPLES} {cases}" if cases else "")
+        return "\n  ".join(part for part in told if part)
 
     def _prompt(self, task: Task, label: str) -> str:
         if self.prompt is not None:
