@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -71,6 +72,22 @@ def test_the_list_of_judges_tells_all_of_it():
             assert row["value"]["type"] == metric.value.type and row["passes"]
     shown = CliRunner().invoke(assay, ["judges", "list", "--provider", "deepeval"]).output
     assert "Not supported:" in shown and "JevEval" in shown
+
+
+def test_a_metric_that_is_left_out_is_refused_with_the_reason(tmp_path):
+    """By name and in a definition alike, rather than as a name nobody knows."""
+    from mlflow_assay.errors import DefinitionError
+    from mlflow_assay.judges.catalogue import Catalogue
+
+    for name, library in LIBRARIES.items():
+        for metric, reason in list(library.unsupported.items())[:1]:
+            with pytest.raises(ConfigError, match=f"{name}/{metric} is not supported: {re.escape(reason)}"):
+                Catalogue().get(f"{name}/{metric}")
+            text = f"name: x_{name}\npurpose: Is this left out?\nvalue: {{type: boolean}}\nuses: {name}/{metric}\n"
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "x.yaml").write_text(text)
+            with pytest.raises(DefinitionError, match=rf"x\.yaml:4: {name}/{metric} is not supported"):
+                Catalogue([tmp_path / name]).get(f"x_{name}")
 
 
 def test_neither_the_package_nor_the_list_of_judges_imports_any_library():

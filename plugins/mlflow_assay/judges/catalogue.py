@@ -106,6 +106,8 @@ class Catalogue:
             ConfigError: no such judge; near names are suggested.
         """
         if name not in self.entries:
+            if (left_out := self._left_out(name)) is not None:
+                raise ConfigError(f"{name} is not supported: {left_out}.")
             near = difflib.get_close_matches(name, self.entries, n=3)
             raise ConfigError(
                 f"There is no judge {name!r}.",
@@ -241,6 +243,14 @@ class Catalogue:
             self._libraries[name] = _as_library(name, registry.load("judges", name))
         return self._libraries[name]
 
+    def _left_out(self, name: str) -> str | None:
+        """Why an installed library's judge is left out; None where it is not, or is not known."""
+        library, _, member = name.partition("/")
+        if not member or library not in registry.available("judges"):
+            return None
+        reasons: Mapping[str, str] = getattr(self._library(library), "unsupported", {})
+        return reasons.get(member)
+
     def _from_definition(self, found: JudgeDefinition, path: Path, origin: str) -> JudgeEntry:
         contract = found.contract(origin)
         if found.uses is None:
@@ -253,7 +263,12 @@ class Catalogue:
             raise DefinitionError(f"{path}:{definitions.line_of(path, 'uses')}: {error}") from error
         if member not in wrapped:
             line = definitions.line_of(path, "uses")
-            raise DefinitionError(f"{path}:{line}: the library {library!r} has no judge {member!r}.", valid=wrapped)
+            if (left_out := self._left_out(f"{library}/{member}")) is not None:
+                raise DefinitionError(f"{path}:{line}: {library}/{member} is not supported: {left_out}.")
+            near = difflib.get_close_matches(member, wrapped, n=3)
+            raise DefinitionError(
+                f"{path}:{line}: the library {library!r} has no judge {member!r}.", valid=near or wrapped
+            )
         base = wrapped[member]
         contract = replace(contract, needs=(found.needs and contract.needs) or base.needs, calls_llm=base.calls_llm)
         contract = replace(contract, llm_calls=base.llm_calls, embeddings=base.embeddings)
