@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 __all__ = ["CostLimit", "LatencyLimit", "RepeatedSteps", "TokenLimit"]
 
 _STEP_TYPES = ("TOOL", "RETRIEVER", "AGENT")
-_LIMIT = CategoricalValue(options=("within", "exceeded"), good=("within",))
 
 
 class RepeatedSteps(Scorer):
@@ -75,6 +74,18 @@ def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
 
 
+def _contract(name: str, purpose: str) -> JudgeContract:
+    value = CategoricalValue(options=("within", "exceeded"), good=("within",))
+    return JudgeContract(name=name, purpose=purpose, value=value, origin="mlflow-assay")
+
+
+def _recorded(trace: Trace, field: str, needed: str) -> Any:
+    found = fields.extract(trace, field)
+    if found is None:
+        raise UnscoredError(Unscored.MISSING_FIELD, f"needs {needed}")
+    return found
+
+
 class LatencyLimit(Scorer):
     """Whether the trace finished in time.
 
@@ -82,20 +93,13 @@ class LatencyLimit(Scorer):
         seconds: the longest wall time allowed, above 0.
     """
 
-    contract: ClassVar[JudgeContract] = JudgeContract(
-        name="latency_limit",
-        purpose="Did the agent answer within the time allowed?",
-        value=_LIMIT,
-        origin="mlflow-assay",
-    )
+    contract: ClassVar[JudgeContract] = _contract("latency_limit", "Did the agent answer within the time allowed?")
     name: str = "latency_limit"
     seconds: float = Field(30.0, gt=0, strict=True)
 
     def __call__(self, *, trace: Trace) -> Feedback:
         """Compare the trace's wall time with the limit; unscored when the trace has none (still running)."""
-        duration = fields.extract(trace, "duration_ms")
-        if duration is None:
-            raise UnscoredError(Unscored.MISSING_FIELD, "needs the trace's duration (found: none; is it finished?)")
+        duration = _recorded(trace, "duration_ms", "the trace's duration (found: none; is it finished?)")
         return _limit(duration / 1000, self.seconds, "{:.3g} s")
 
 
@@ -107,20 +111,13 @@ class CostLimit(Scorer):
             recorded; without one the trace is unscored, since unknown is not free.
     """
 
-    contract: ClassVar[JudgeContract] = JudgeContract(
-        name="cost_limit",
-        purpose="Did the run cost no more than allowed?",
-        value=_LIMIT,
-        origin="mlflow-assay",
-    )
+    contract: ClassVar[JudgeContract] = _contract("cost_limit", "Did the run cost no more than allowed?")
     name: str = "cost_limit"
     usd: float = Field(0.10, gt=0, strict=True)
 
     def __call__(self, *, trace: Trace) -> Feedback:
         """Compare the recorded cost with the limit."""
-        cost = fields.extract(trace, "cost_usd")
-        if cost is None:
-            raise UnscoredError(Unscored.MISSING_FIELD, "needs the trace's cost (found: none recorded)")
+        cost = _recorded(trace, "cost_usd", "the trace's cost (found: none recorded)")
         return _limit(cost, self.usd, "${:.4g}")
 
 
@@ -131,20 +128,13 @@ class TokenLimit(Scorer):
         tokens: the most input and output tokens allowed together, above 0.
     """
 
-    contract: ClassVar[JudgeContract] = JudgeContract(
-        name="token_limit",
-        purpose="Did the run use no more tokens than allowed?",
-        value=_LIMIT,
-        origin="mlflow-assay",
-    )
+    contract: ClassVar[JudgeContract] = _contract("token_limit", "Did the run use no more tokens than allowed?")
     name: str = "token_limit"
     tokens: int = Field(50_000, gt=0, strict=True)
 
     def __call__(self, *, trace: Trace) -> Feedback:
         """Compare the recorded token usage with the limit."""
-        used = fields.extract(trace, "total_tokens")
-        if used is None:
-            raise UnscoredError(Unscored.MISSING_FIELD, "needs the trace's token usage (found: none recorded)")
+        used = _recorded(trace, "total_tokens", "the trace's token usage (found: none recorded)")
         return _limit(used, self.tokens, "{:,} tokens")
 
 
