@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_assay.cli.options import (
+    cache_option,
     json_option,
     judges_path,
     model_options,
     model_settings,
+    proof_options,
     read_texts,
     tell_plan,
     texts_option,
@@ -46,15 +48,8 @@ __all__ = ["align", "detectable", "read_options"]
 @judges_path
 @model_options
 @click.option("--max-calls", type=click.IntRange(min=0), help="At most so many model calls in all.")
-@click.option("--cache/--no-cache", default=True, show_default=True, help="Reuse verdicts already paid for.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the split and the optimizer.")
-@click.option(
-    "--margin",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.05,
-    show_default=True,
-    help="How much less often right still counts as not worse, for a cheaper judge.",
-)
+@cache_option
+@proof_options("How much less often right still counts as not worse, for a cheaper judge.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

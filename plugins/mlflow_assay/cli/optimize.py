@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_assay.cli.options import (
+    cache_option,
     json_option,
     judges_path,
     model_options,
     model_settings,
+    proof_options,
     read_texts,
     tell_plan,
     texts_option,
@@ -63,18 +65,11 @@ __all__ = ["optimize"]
 )
 @click.option("--trace/--no-trace", default=None, help="Trace every answer.  [default: where judges or costs need it]")
 @click.option("--threads", type=click.IntRange(min=1), default=4, show_default=True, help="Answers side by side.")
-@click.option("--cache/--no-cache", default=True, show_default=True, help="Reuse verdicts already paid for.")
+@cache_option
 @click.option("--state", type=click.Path(file_okay=False, path_type=Path), help="Folder of journals, to go on from.")
 @click.option("--alias", help="For accepted versions.  [default: the one in PROMPT, else 'optimized']")
 @click.option("--experiment", "-e", default="assay-optimize", show_default=True, help="Where the run is logged.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the split and the optimizer.")
-@click.option(
-    "--margin",
-    type=click.FloatRange(0, 1, min_open=True, max_open=True),
-    default=0.05,
-    show_default=True,
-    help="How much less often a guarding judge may pass and still count as not worse.",
-)
+@proof_options("How much less often a guarding judge may pass and still count as not worse.")
 @click.option("--dry-run", is_flag=True, help="Show rows, parts and calls needed; call and change nothing.")
 @json_option
 def optimize(prompts: tuple[str, ...], as_json: bool, dry_run: bool, **given: Any) -> None:

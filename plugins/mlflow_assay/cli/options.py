@@ -14,11 +14,13 @@ from mlflow_assay.errors import ConfigError
 F = TypeVar("F", bound=Callable[..., Any])
 
 __all__ = [
+    "cache_option",
     "json_option",
     "judges_path",
     "max_calls_option",
     "model_options",
     "model_settings",
+    "proof_options",
     "read_texts",
     "tell_plan",
     "texts_option",
@@ -40,6 +42,24 @@ def texts_option(command: F) -> F:
 def max_calls_option(command: F) -> F:
     """`--max-calls` of a command that asks a judge anew."""
     return click.option("--max-calls", type=click.IntRange(min=1), help="At most so many model calls.")(command)
+
+
+def cache_option(command: F) -> F:
+    """`--cache/--no-cache`."""
+    told = "Reuse verdicts already paid for."
+    return click.option("--cache/--no-cache", default=True, show_default=True, help=told)(command)
+
+
+def proof_options(margin: str) -> Callable[[F], F]:
+    """`--seed` and `--margin` of a command that proves a change on held-out rows; `margin` is the latter's help."""
+
+    def add(command: F) -> F:
+        share = click.FloatRange(0, 1, min_open=True, max_open=True)
+        command = click.option("--margin", type=share, default=0.05, show_default=True, help=margin)(command)
+        told = "Of the split and the optimizer."
+        return click.option("--seed", type=int, default=0, show_default=True, help=told)(command)
+
+    return add
 
 
 def judges_path(command: F) -> F:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mlflow_assay.cli.options import (
+    cache_option,
     json_option,
     judges_path,
     model_options,
@@ -42,7 +43,7 @@ _ALWAYS = ("judge", "passed", "failed", "unscored")  # the other columns only wh
 @click.option("--max-usd", type=click.FloatRange(min=0, min_open=True), help="Stop before spending more.")
 @click.option("--max-calls", type=click.IntRange(min=1), help="Stop before calling the model more often.")
 @click.option("--max-tokens", type=click.IntRange(min=1), help="Stop before using more tokens.")
-@click.option("--cache/--no-cache", default=True, show_default=True, help="Reuse verdicts already paid for.")
+@cache_option
 @click.option("--sink", "sinks", multiple=True, help="Also write verdicts to: jsonl=PATH, or an installed sink's name.")
 @click.option(
     "--engine",
