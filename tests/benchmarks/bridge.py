@@ -1,6 +1,6 @@
-"""The bridge's figures: assessments shipped a second, lag at a steady rate, memory over an hour's worth of traffic.
+"""The bridge's figures: assessments shipped a second and lag at a steady rate; its memory: bridge_memory.py.
 
-python tests/benchmarks/bridge.py [--count 3000] [--rate 100] [--seconds 20] [--hour 36000]
+python tests/benchmarks/bridge.py [--count 3000] [--rate 100] [--seconds 20]
 
 Each ratio is against a lower bound in the same run: a loop that reads the same rows from MLflow's database and posts
 the same bodies to the same loopback server, with no outbox. The server answers 200 to everything. One process is
@@ -182,37 +182,9 @@ def lag(folder: Path, port: int, rate: int, seconds: int) -> None:
     print(f"  CPU              {used / seconds:.2f} s a second, writer included")
 
 
-def memory(folder: Path, port: int, count: int) -> None:
-    """Resident memory while an hour's worth (10 a second) goes through as fast as it can."""
-    trace_ids = make_traces(max(200, count // 10))  # ten assessments a trace in the end
-    sink = Sink(port)
-    made = worker(folder, sink, 0.1)
-    running = threading.Thread(target=made.run)
-    running.start()
-    marks = []
-    for number in range(count // 200):
-        start = number * 200 % len(trace_ids)
-        add(trace_ids[start : start + 200], number)
-        deadline = time.time() + 120
-        while sink.count < (number - 4) * 200 and time.time() < deadline:
-            time.sleep(0.05)  # at most 1,000 on their way
-        sink.arrived.clear()
-        if number % max(1, count // 200 // 10) == 0:
-            marks.append(resident())
-    made.stop()
-    running.join()
-    half = marks[len(marks) // 2]
-    print(f"memory             {marks[0]} MB at first, {half} MB at half, {marks[-1]} MB after {count} assessments")
-    print(f"  growth           {marks[-1] - half} MB over the second half; peak {peak()} MB")
-
-
 def resident() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() // 2**20
-
-
-def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 
 
 def main() -> None:
@@ -220,7 +192,6 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=3000)
     parser.add_argument("--rate", type=int, default=100)
     parser.add_argument("--seconds", type=int, default=20)
-    parser.add_argument("--hour", type=int, default=36_000)
     given = parser.parse_args()
     port = serve()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
@@ -228,7 +199,6 @@ def main() -> None:
         for part, run in (
             ("throughput", lambda: throughput(folder, port, given.count)),
             ("lag", lambda: lag(folder, port, given.rate, given.seconds)),
-            ("memory", lambda: memory(folder, port, given.hour)),
         ):
             mlflow.set_tracking_uri(f"sqlite:///{folder}/{part}.db")
             run()

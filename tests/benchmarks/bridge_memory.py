@@ -1,13 +1,13 @@
 """What the worker's memory does over an hour of traffic, compressed in time: 36,000 assessments in some five minutes.
 
-python tests/benchmarks/bridge_memory.py [--count 36000] [--seconds 300] [--cold] [--allocations]
+python tests/benchmarks/bridge_memory.py [--count 36000] [--seconds 300] [--cold] [--trim] [--allocations]
 
 A writer in a process of its own logs traces and ten assessments on each at a steady rate; the worker follows them and
 ships them over OTLP as spans, events and metrics, judges a tenth of the traces with a judge that is code, and counts
 itself, as `assay watch` does. All that the worker does by time (overlaps, comparisons, sweeps, pushes) goes faster by
 the same factor as the traffic, so that what it remembers of "the last two minutes" is what two minutes at ten a second
-would hold; what it keeps by number is full from the start, as after days. Every tenth prints resident memory, live
-Python objects, and how full each memory of the worker is.
+would hold; what it keeps by number is full from the start, as after days. Every tenth prints resident memory, blocks
+that Python has allocated, and how full each memory of the worker is.
 
 The bound that memory is compared with: the same process before the first assessment.
 """
@@ -189,6 +189,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=36_000)
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--cold", action="store_true", help="begin with nothing remembered")
+    parser.add_argument("--trim", action="store_true", help="have the allocator give back what is free, each time")
     parser.add_argument("--allocations", action="store_true", help="what Python allocated since a fifth of the way")
     parser.add_argument("--write", metavar="URI", help=argparse.SUPPRESS)
     given = parser.parse_args()
@@ -212,7 +213,7 @@ def run(folder: Path, url: str, given: argparse.Namespace) -> None:
     running = threading.Thread(target=worker.run)
     running.start()
     time.sleep(5)
-    print(f"before             {resident()} MB, {len(gc.get_objects()):,} objects")
+    print(f"before             {resident()} MB, {sys.getallocatedblocks():,} blocks")
     options = ["--write", uri, "--count", str(given.count), "--seconds", str(given.seconds)]
     writer = subprocess.Popen([sys.executable, __file__, *options])
     started, cpu, marks, before = time.perf_counter(), time.process_time(), [], None
@@ -220,10 +221,12 @@ def run(folder: Path, url: str, given: argparse.Namespace) -> None:
         for tenth in range(1, 11):
             wait_for(worker, given.count * tenth // 10, writer)
             gc.collect()
+            if given.trim:
+                ctypes.CDLL(None).malloc_trim(0)
             marks.append(resident())
-            full = ", ".join(f"{held:,} {what}" for what, held in remembered(worker).items())
-            objects = f"SQLite {sqlite_mb():.1f} MB, {len(gc.get_objects()):,} objects"
-            print(f"{tenth * given.count // 10:>6} shipped     {marks[-1]} MB, {objects}; {full}")
+            full = ", ".join(f"{count:,} {what}" for what, count in remembered(worker).items())
+            held = f"SQLite {sqlite_mb():.1f} MB, {sys.getallocatedblocks():,} blocks"
+            print(f"{tenth * given.count // 10:>6} shipped     {marks[-1]} MB, {held}; {full}")
             sys.stdout.flush()
             if given.allocations and tenth == 2:
                 tracemalloc.start(8)
