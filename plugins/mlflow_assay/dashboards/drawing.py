@@ -3,29 +3,37 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Final
 
 from mlflow_assay.dashboards.asking import Frame
 from mlflow_assay.dashboards.formats import shown
 
-__all__ = ["NARROW", "WIDE", "heat", "lines"]
+__all__ = ["NARROW", "WIDE", "Canvas", "heat", "lines"]
 
 _COLOURS: Final = ("#1f60c4", "#e0752d", "#299c46", "#8f3bb8", "#c4162a", "#0a8f8f", "#b0790a", "#5c5c5c")
 _DASHES: Final = ("-", "--", ":", "-.")
-_MOST_IN_LEGEND: Final = 8
+_MOST_IN_LEGEND: Final = 12
 NARROW: Final = (7, 7)  # columns and rows of a chart that is read on a telephone
 WIDE: Final = 10  # columns from which a chart, shrunk to a telephone's screen, has letters too small to read
 
 
-def lines(panel: Mapping[str, Any], frames: Sequence[Frame], unit: str, size: tuple[int, int]) -> str:
-    """A time series panel: series, interval band, threshold line, legend with last values.
+@dataclass(frozen=True)
+class Canvas:
+    """What a chart is drawn on: columns and rows of the board's grid, and the time range in Unix seconds."""
 
-    Args:
-        size: columns and rows of the board's grid.
-    """
-    figure, axes = _axes(size)
+    columns: int
+    rows: int
+    start: float
+    end: float
+
+
+def lines(panel: Mapping[str, Any], frames: Sequence[Frame], unit: str, canvas: Canvas) -> str:
+    """A time series panel: series, interval band, threshold line, legend with last values."""
+    figure, axes = _axes(canvas)
     defaults = panel["fieldConfig"]["defaults"]
     low, high = _band(panel)
     by_name = {frame.legend: frame for frame in frames}
@@ -55,11 +63,11 @@ def lines(panel: Mapping[str, Any], frames: Sequence[Frame], unit: str, size: tu
     return _svg(figure, axes)
 
 
-def heat(frames: Sequence[Frame], size: tuple[int, int]) -> str:
+def heat(frames: Sequence[Frame], canvas: Canvas) -> str:
     """A heat map from cumulative buckets: each row is a bucket less the one below."""
     import numpy as np
 
-    figure, axes = _axes(size)
+    figure, axes = _axes(canvas)
     ordered = sorted(frames, key=lambda frame: float(frame.labels.get("le", "inf")))
     times = sorted({t for frame in ordered for t, _ in frame.points})
     total = np.array([[dict(frame.points).get(t, 0.0) for t in times] for frame in ordered])
@@ -72,12 +80,14 @@ def heat(frames: Sequence[Frame], size: tuple[int, int]) -> str:
     return _svg(figure, axes, legend=False)
 
 
-def _axes(size: tuple[int, int]) -> tuple[Any, Any]:
+def _axes(canvas: Canvas) -> tuple[Any, Any]:
+    from matplotlib.dates import date2num
     from matplotlib.figure import Figure
 
-    width, height = 0.58 * size[0], 0.36 * size[1]
+    width, height = 0.58 * canvas.columns, 0.36 * canvas.rows
     figure = Figure(figsize=(max(width, 2.6), max(height, 1.5)), layout="constrained")
     axes = figure.add_subplot()
+    axes.set_xlim(date2num(_moment(canvas.start)), date2num(_moment(canvas.end)))
     axes.grid(color="#e5e5e5", linewidth=0.6)
     axes.tick_params(labelsize=7, colors="#555555", length=2)
     for side in axes.spines.values():
@@ -92,6 +102,7 @@ def _svg(figure: Any, axes: Any, legend: bool = True) -> str:
     locator = dates.AutoDateLocator(minticks=2, maxticks=5)
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(dates.ConciseDateFormatter(locator))
+    axes.xaxis.get_offset_text().set(fontsize=7, color="#555555")
     handles, _ = axes.get_legend_handles_labels()
     if legend and handles:
         figure.legend(
@@ -126,7 +137,9 @@ def _stack(axes: Any, frames: Sequence[Frame]) -> None:
 
 
 def _marker(frame: Frame) -> str | None:
-    return "o" if len(frame.points) < 30 else None
+    """Dots where points are few, or stand alone between gaps, where no line would show them."""
+    gaps = sum(math.isnan(value) for _, value in frame.points)
+    return "o" if len(frame.points) < 30 or gaps > len(frame.points) / 2 else None
 
 
 def _times(frame: Frame) -> list[datetime]:

@@ -231,6 +231,7 @@ def grid(
     empty: str,
     order: Sequence[str] = (),
     units: Mapping[str, str] | None = None,
+    words: Mapping[str, Mapping[str, str]] | None = None,
     sort: str | None = None,
 ) -> Tile:
     """A table that joins instant queries on their labels: one row a label set, one column a query.
@@ -239,7 +240,8 @@ def grid(
         rows: the labels that make a row, by attribute name, each with its heading; labels not named are hidden.
         values: the queries by heading.
         order: headings from left to right; as they are named in `rows` and `values` where none is given.
-        units: of single columns, by heading.
+        units: of single columns, by heading; `short` ones are counts, shown whole.
+        words: texts for a column's values (`{"1": "yes"}`), by heading.
         sort: heading to sort by, largest first; a leading `-` sorts smallest first.
     """
     fields = {heading: prometheus_label(name) for name, heading in rows.items()}
@@ -264,7 +266,10 @@ def grid(
         heading = sort.removeprefix("-")
         panel.sort_by([common.TableSortByFieldState().display_name(heading).desc(not sort.startswith("-"))])
     for heading, own in (units or {}).items():
-        panel.override_by_name(heading, [models.DynamicConfigValue(id_val="unit", value=own)])
+        count = [models.DynamicConfigValue(id_val="decimals", value=0)] if own == "short" else []
+        panel.override_by_name(heading, [models.DynamicConfigValue(id_val="unit", value=own), *count])
+    for heading, said in (words or {}).items():
+        panel.override_by_name(heading, [models.DynamicConfigValue(id_val="mappings", value=[_words(said)])])
     asked = [replace(query, legend="") for query in _now(values.values())]
     return _finish(panel, title, description, asked, unit, empty, width, height, tabled=True)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
@@ -87,7 +87,9 @@ def _body(panel: Mapping[str, Any], asker: Asker, values: Mapping[str, str], spa
     frames = [f for f in asker.frames(panel, values, span) if not math.isnan(f.last)]
     if not frames:
         return _empty(panel), ""
-    draw = {"stat": _stat, "bargauge": _bars, "table": _table, "timeseries": _lines, "heatmap": _heat}[kind]
+    if kind in ("timeseries", "heatmap"):
+        return _chart(panel, frames, span), ""
+    draw = {"stat": _stat, "bargauge": _bars, "table": _table}[kind]
     return draw(panel, frames), ""
 
 
@@ -98,12 +100,17 @@ def _defaults(panel: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def unit_of(panel: Mapping[str, Any], name: str = "") -> str:
     """The unit of a series by its legend, or of a table's column by its heading; else the panel's."""
-    for override in panel["fieldConfig"].get("overrides", []):
-        if override["matcher"]["options"] == name:
-            for prop in override["properties"]:
-                if prop["id"] == "unit":
-                    return str(prop["value"])
-    return str(_defaults(panel).get("unit", "short"))
+    return str(_own(panel, name).get("unit") or _defaults(panel).get("unit", "short"))
+
+
+def _own(panel: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What overrides say of one series or column."""
+    return {
+        prop["id"]: prop["value"]
+        for override in panel["fieldConfig"].get("overrides", [])
+        if override["matcher"]["options"] == name
+        for prop in override["properties"]
+    }
 
 
 def _empty(panel: Mapping[str, Any]) -> Markup:
@@ -111,12 +118,11 @@ def _empty(panel: Mapping[str, Any]) -> Markup:
 
 
 def _value(panel: Mapping[str, Any], value: float, name: str = "") -> str:
-    defaults = _defaults(panel)
-    for mapping in defaults.get("mappings", []):
+    settings = {**_defaults(panel), **_own(panel, name)}
+    for mapping in settings.get("mappings", []):
         if mapping["type"] == "value" and f"{value:g}" in mapping["options"]:
             return str(mapping["options"][f"{value:g}"]["text"])
-    unit = unit_of(panel, name)
-    return shown(value, unit, defaults.get("decimals") if unit == defaults.get("unit") else None)
+    return shown(value, unit_of(panel, name), settings.get("decimals"))
 
 
 def _colour(panel: Mapping[str, Any], value: float) -> str:
@@ -180,7 +186,7 @@ def _order(value: Any, down: int) -> tuple[int, float]:
 def _cell(panel: Mapping[str, Any], value: Any, heading: str) -> str:
     if value is None:
         return "–"
-    return shown(value, unit_of(panel, heading), None) if isinstance(value, float) else str(value)
+    return _value(panel, value, heading) if isinstance(value, float) else str(value)
 
 
 def _span_table(spans: Sequence[Span]) -> Markup:
@@ -215,22 +221,20 @@ def _html_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Marku
     )
 
 
-def _lines(panel: Mapping[str, Any], frames: Sequence[Frame]) -> Markup:
-    unit = unit_of(panel)
-    return _drawn(panel, lambda size: drawing.lines(panel, frames, unit, size))
-
-
-def _heat(panel: Mapping[str, Any], frames: Sequence[Frame]) -> Markup:
-    return _drawn(panel, lambda size: drawing.heat(frames, size))
-
-
-def _drawn(panel: Mapping[str, Any], draw: Callable[[tuple[int, int]], str]) -> Markup:
+def _chart(panel: Mapping[str, Any], frames: Sequence[Frame], span: Range) -> Markup:
     """A chart, and where it is wide another for small screens."""
-    size = panel["gridPos"]["w"], panel["gridPos"]["h"]
-    if size[0] < drawing.WIDE:
-        return Markup(draw(size))  # noqa: S704 - matplotlib's own SVG
+
+    def drawn(columns: int, rows: int) -> Markup:
+        canvas = drawing.Canvas(columns, rows, span.start, span.end)
+        heat = panel["type"] == "heatmap"
+        svg = drawing.heat(frames, canvas) if heat else drawing.lines(panel, frames, unit_of(panel), canvas)
+        return Markup(svg)  # noqa: S704 - matplotlib's own SVG
+
+    at = panel["gridPos"]
+    if at["w"] < drawing.WIDE:
+        return drawn(at["w"], at["h"])
     both = Markup('<div class="chart wide">{}</div><div class="chart narrow">{}</div>')
-    return both.format(Markup(draw(size)), Markup(draw(drawing.NARROW)))  # noqa: S704
+    return both.format(drawn(at["w"], at["h"]), drawn(*drawing.NARROW))
 
 
 def _markdown(text: str) -> Markup:

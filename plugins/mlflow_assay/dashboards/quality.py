@@ -51,7 +51,7 @@ STANDING = [
     grid(
         "Judges",
         "Pass rate with its 95 % interval, the judge's own rate, and on how many verdicts and labels it rests. "
-        "Corrected 1 means people's labels took the judge's errors out; 0 is the judge's word. `all` is every agent.",
+        "Corrected: people's labels took the judge's errors out; else it is the judge's word. `all` is every agent.",
         rows={EVALUATION_NAME: "Judge", GEN_AI_AGENT: "Agent"},
         values={
             "Pass rate": highest(M_KPI_RATE, *_KEYS),
@@ -68,6 +68,7 @@ STANDING = [
         },
         unit="percentunit",
         units=dict.fromkeys(("Judged", "Labelled", "Unscored", "Corrected"), "short"),
+        words={"Corrected": {"1": "yes", "0": "no"}},
         sort="-Pass rate",
         width=24,
         empty=_NO_KPI,
