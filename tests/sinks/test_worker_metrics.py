@@ -110,3 +110,13 @@ def test_a_counter_is_at_0_at_the_far_end_before_it_counts(far_end):
         semconv.M_TRACES,
         [0, 0, 0],
     )
+
+
+def test_numbers_kept_for_a_scrape_need_no_endpoint(monkeypatch):
+    """An agent's environment may name one that this cannot speak to, such as that of gRPC."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "http://127.0.0.1:4317")
+    made = WorkerMetrics(push=False)
+    made.start()
+    made.delivered("s", [(sample_revision(1), Delivery("delivered"))], sample_revision(1).changed_ms)
+    assert 'assay_bridge_deliveries_total{assay_sink="s",assay_state="delivered"} 1' in made.prometheus_text()
+    made.close()

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from mlflow_assay.cli.bridge_kpis import kpis
 from mlflow_assay.cli.bridge_options import GuaranteesGroup, make_sinks, outbox_option, sink_options
+from mlflow_assay.cli.options import json_option
 
 if TYPE_CHECKING:
     from mlflow_assay.bridge.deliveries import DeadLetter, Deliveries
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from mlflow_assay.contracts import SinkStatus
 
 __all__ = ["bridge"]
-
-_json: Callable[..., Any] = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 
 
 @click.group(cls=GuaranteesGroup)
@@ -34,7 +33,7 @@ bridge.add_command(kpis)
 
 @bridge.command()
 @outbox_option
-@_json
+@json_option
 def status(outbox_url: str | None, as_json: bool) -> None:
     """Show for each sink what is delivered, to go, retrying and dead, and how far it lags."""
     found = _deliveries(outbox_url).status()
@@ -50,7 +49,7 @@ def status(outbox_url: str | None, as_json: bool) -> None:
 @click.option(
     "--limit", type=click.IntRange(min=1), default=100, show_default=True, help="At most so many, the latest first."
 )
-@_json
+@json_option
 def dead(outbox_url: str | None, sink: str | None, limit: int, as_json: bool) -> None:
     """List what a sink refused for good, and why. `assay bridge replay` tries again."""
     letters = _deliveries(outbox_url).dead(sink, limit)
@@ -67,7 +66,7 @@ def dead(outbox_url: str | None, sink: str | None, limit: int, as_json: bool) ->
 @click.option("--sink", required=True, help="Whose dead letters.")
 @click.option("--key", "keys", multiple=True, help="Only this revision; repeatable.")
 @click.option("--superseded", is_flag=True, help="Also those of which a later revision went out since.")
-@_json
+@json_option
 def replay(outbox_url: str | None, sink: str, keys: tuple[str, ...], superseded: bool, as_json: bool) -> None:
     """Make a sink's dead letters due again; the running worker sends them.
 
@@ -84,7 +83,7 @@ def replay(outbox_url: str | None, sink: str, keys: tuple[str, ...], superseded:
 @bridge.command()
 @outbox_option
 @click.option("--older-than", required=True, metavar="AGE", help="Recorded longer ago than 30d, 12h, or an ISO date.")
-@_json
+@json_option
 def prune(outbox_url: str | None, older_than: str, as_json: bool) -> None:
     """Forget superseded revisions that every sink has got. What stands, waits or is dead stays.
 
@@ -102,7 +101,7 @@ def prune(outbox_url: str | None, older_than: str, as_json: bool) -> None:
 @sink_options
 @outbox_option
 @click.option("--repair", is_flag=True, help="Queue again what a sink does not hold.")
-@_json
+@json_option
 def reconcile(
     experiments: tuple[str, ...],
     since: str | None,

@@ -10,7 +10,7 @@ import click
 from mlflow_assay.cli.bridge_kpis import gauge_options
 from mlflow_assay.cli.bridge_options import outbox_option, sink_options
 from mlflow_assay.cli.declared import opt
-from mlflow_assay.cli.options import judges_path, model_options
+from mlflow_assay.cli.options import judges_path, model_options, texts_option
 
 __all__ = ["Request"]
 
@@ -40,10 +40,7 @@ class Request:
     since: Annotated[
         str | None, opt("--since", help="Only traces since then: 7d, 24h, 2026-11-01. [default: all there are]")
     ]
-    settings: Annotated[
-        tuple[str, ...],
-        opt("--set", multiple=True, help="Text for a judge: JUDGE.VARIABLE=TEXT or =@FILE; repeatable."),
-    ]
+    settings: Annotated[tuple[str, ...], texts_option]
     paths: Annotated[tuple[str, ...], judges_path]
     model: Annotated[str | None, model_options]
     base_url: str | None

@@ -26,7 +26,7 @@ class WorkerMetrics:
     Args:
         endpoint, timeout_s: see `otlp.OtlpClient`.
         interval_s: seconds between pushes; None takes `OTEL_METRIC_EXPORT_INTERVAL`, or 15.
-        push: False keeps the numbers for `prometheus_text` only.
+        push: False keeps the numbers for `prometheus_text` only, whatever endpoint the environment names.
     """
 
     def __init__(
@@ -37,7 +37,8 @@ class WorkerMetrics:
         *,
         push: bool = True,
     ) -> None:
-        self._meters = Meters(OtlpClient("metrics", endpoint=endpoint, timeout_s=timeout_s), interval(interval_s))
+        client = OtlpClient("metrics", endpoint=endpoint, timeout_s=timeout_s) if push else None
+        self._meters = Meters(client, interval(interval_s))
         self._push = push
 
     def start(self) -> None:
