@@ -21,21 +21,6 @@ from mlflow_assay.engine.run import Options
 from mlflow_assay.sources.mlflow_store import MlflowSource
 from mlflow_assay.testing import FakeJudgeServer, answer
 
-DEFINITION = """
-name: looks_right
-purpose: Does the answer fit the request at all?
-value: {type: boolean}
-instructions: Compare {{ inputs }} with {{ outputs }} and answer whether they fit.
-"""
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "judges"
-    path.mkdir()
-    (path / "looks_right.yaml").write_text(DEFINITION)
-    return path
-
 
 def judges(folder, server, names=("looks_right",), price=(1.0, 10.0)):
     model = ModelSettings("openai:/fake-judge", server.url, timeout_s=5, usd_per_million=price)

@@ -28,12 +28,6 @@ from mlflow_assay.testing import FakeJudgeServer, answer
 
 TRACES = 200
 CONCURRENCY = 8
-DEFINITION = """
-name: looks_right
-purpose: Does the answer fit the request at all?
-value: {type: boolean}
-instructions: Compare {{ inputs }} with {{ outputs }} and answer whether they fit.
-"""
 PRELOADED = [
     "mlflow_assay.cli.score",
     "mlflow_assay.pipeline",
@@ -45,14 +39,6 @@ PRELOADED = [
     "aiohttp",
     "rich.progress",
 ]
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "judges"
-    path.mkdir()
-    (path / "looks_right.yaml").write_text(DEFINITION)
-    return path
 
 
 def even_passes(request) -> str:

@@ -34,25 +34,11 @@ from mlflow_assay.errors import ConfigError
 from mlflow_assay.sources.mlflow_store import MlflowSource
 from mlflow_assay.testing import FakeJudgeServer, MemorySink, answer
 
-DEFINITION = """
-name: looks_right
-purpose: Does the answer fit the request at all?
-value: {type: boolean}
-instructions: Compare {{ inputs }} with {{ outputs }} and answer whether they fit.
-"""
 ENGINES = [
     pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.integration]),
     pytest.param("spark", marks=[pytest.mark.slow, pytest.mark.integration]),
 ]
 WORKER = {"ray": "ray::", "spark": "pyspark/daemon|pyspark.daemon"}
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "judges"
-    path.mkdir()
-    (path / "looks_right.yaml").write_text(DEFINITION)
-    return path
 
 
 @pytest.fixture

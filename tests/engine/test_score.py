@@ -19,12 +19,6 @@ from mlflow_assay.sources.mlflow_store import MlflowSource
 from mlflow_assay.testing import FakeJudgeServer, MemorySink, Reply, answer
 
 QUICK = RetryPolicy(attempts=3, base_s=0.01, cap_s=0.05)
-DEFINITION = """
-name: looks_right
-purpose: Does the answer fit the request at all?
-value: {type: boolean}
-instructions: Compare {{ inputs }} with {{ outputs }} and answer whether they fit.
-"""
 SESSION = """
 name: calm_session
 purpose: Did the customer stay calm over the whole session?
@@ -35,12 +29,16 @@ instructions: Read the {{ conversation }} and answer how the customer felt.
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    path = tmp_path / "judges"
-    path.mkdir()
-    (path / "looks_right.yaml").write_text(DEFINITION)
-    (path / "calm_session.yaml").write_text(SESSION)
-    return path
+def folder(folder: Path) -> Path:
+    """With a session-level judge as well."""
+    (folder / "calm_session.yaml").write_text(SESSION)
+    return folder
+
+
+def reword(folder: Path, old: str = "", new: str = "", more: str = "") -> None:
+    """Another version of the judge's definition."""
+    path = folder / "looks_right.yaml"
+    path.write_text((path.read_text().replace(old, new) if old else path.read_text()) + more)
 
 
 def run(folder: Path, server: FakeJudgeServer, judge: str = "looks_right", **options):
@@ -155,7 +153,7 @@ def test_a_changed_judge_judges_again(folder, log_trace):
     trace_id = log_trace()
     with FakeJudgeServer(answer(True)) as server:
         run(folder, server)
-        (folder / "looks_right.yaml").write_text(DEFINITION.replace("fit.", "fit well."))
+        reword(folder, "fit.", "fit well.")
         report = run(folder, server)
     assert (report.tallies[0].standing, report.stored) == (0, 1)
     assert len(verdicts(trace_id)) == 1
@@ -305,7 +303,7 @@ def test_the_run_report_is_json(folder, log_trace):
 def test_verdicts_on_traces_a_judge_learnt_from_say_so(folder, log_trace):
     """An aligned judge names them in its definition; agreement and corrected numbers leave them out."""
     taught, fresh = log_trace(request="taught"), log_trace(request="fresh")
-    (folder / "looks_right.yaml").write_text(f"{DEFINITION}learnt_from: [{taught}]\n")
+    reword(folder, more=f"learnt_from: [{taught}]\n")
     with FakeJudgeServer(answer(True)) as server:
         run(folder, server)
     assert verdicts(taught)[0].metadata[semconv.TRAINED_ON] == "true"
@@ -318,7 +316,7 @@ def test_a_scored_verdict_is_not_lost_to_a_failure_from_outside(folder, log_trac
     trace_id = log_trace()
     with FakeJudgeServer(answer(True)) as server:
         run(folder, server)
-    (folder / "looks_right.yaml").write_text(DEFINITION.replace("fit.", "fit well."))
+    reword(folder, "fit.", "fit well.")
     with FakeJudgeServer(failure) as server:
         report = run(folder, server)
     assert (report.stored, report.tallies[0].unscored.total(), report.tallies[0].unchanged) == (0, 1, 1)
