@@ -736,6 +736,7 @@ def build_dataset(
     from mlflow_assay.redaction import Redactor
 
     opened = open_store(store) if store is None or isinstance(store, str) else store
+    opened.versions(name)  # a wrong name or store is said before the traces are read
     entries = sorted(Catalogue([str(p) for p in paths]).entries.values(), key=lambda e: e.definition is not None)
     contracts = {entry.contract.name: entry.contract for entry in entries}
     masks = Redactor() if redactor == "built-in" else redactor

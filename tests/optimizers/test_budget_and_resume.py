@@ -14,7 +14,7 @@ from pathlib import Path
 
 import mlflow
 import pytest
-from tests.optimizers.conftest import PROMPT, make_rows, route
+from tests.optimizers.conftest import DEFINITION, PROMPT, make_rows, route
 
 from mlflow_assay.contracts import ModelSettings
 from mlflow_assay.datasets.model import About
@@ -55,6 +55,15 @@ def test_a_limit_of_calls_is_kept_and_the_test_is_still_paid_for(request_for, ex
         assert report.decision is not None
         assert report.stopped
         assert "budget" in report.stopped
+
+
+def test_a_judge_that_reads_a_mistyped_path_is_said_before_the_search(request_for, experiment, judges_folder):
+    """With the path it asks for and what there is: the agent's answers are not wrong, the judge cannot find them."""
+    (judges_folder / "desk.yaml").write_text(DEFINITION.replace("output: desk", "output: dsek"))
+    agent = Counting()
+    with pytest.raises(AssayError, match=r"scored no answer.*needs outputs\.dsek \(found: .*keys desk, short"):
+        carry_out(request_for(function=agent), experiment, ALIASES)
+    assert agent.calls == 24  # the validation rows
 
 
 def test_a_limit_that_covers_no_test_is_refused_at_once(request_for, experiment):

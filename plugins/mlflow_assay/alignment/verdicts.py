@@ -41,7 +41,7 @@ class Verdict:
         passed: by its pass rule; None when unscored.
         value: on its scale; None when unscored.
         unscored: why it is unscored; None when it is scored.
-        rationale: its reasons, or None.
+        rationale: its reasons, or what is missing for a verdict; None where neither is known.
         usd: US dollars the call cost; None when not known or nothing was called.
         tokens: of prompt and reply; None likewise.
         reused: whether it stood on the trace already.
@@ -201,11 +201,11 @@ def _read(bound: BoundJudge, feedback: Feedback, reused: bool = False) -> Verdic
     counted = [int(facts[k]) for k in (Key.JUDGE_INPUT_TOKENS, Key.JUDGE_OUTPUT_TOKENS) if facts.get(k) is not None]
     tokens = sum(counted) if counted else None
     if reason := facts.get(semconv.UNSCORED_REASON):
-        return Verdict(None, None, Unscored(reason), None, usd, tokens, reused)
+        return Verdict(None, None, Unscored(reason), feedback.error_message, usd, tokens, reused)
     spec = bound.contract.value
     try:
         value = spec.read(feedback.value)
     except UnscoredError as error:
-        return Verdict(None, None, error.reason, None, usd, tokens, reused)
+        return Verdict(None, None, error.reason, error.detail, usd, tokens, reused)
     passed = spec.passes(value)  # type: ignore[arg-type]
     return Verdict(passed, value, None, feedback.rationale, usd, tokens, reused)

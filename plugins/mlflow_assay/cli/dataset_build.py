@@ -49,7 +49,7 @@ def build(name: str, alias: str | None, dry_run: bool, store: str | None, as_jso
 
     \b
     assay dataset build misrouted -e support --where 'judge routing_accuracy failed' --slice tag:domain
-    assay dataset build disputed -e support --where 'judge tone wrong' --expect tone --store s3://qa/datasets
+    assay dataset build disputed -e support --where 'judge tone wrong' --expect tone --store s3://qa-data/datasets
     assay dataset build sample -e support --since 7d --sample 500 --split none --retention 90d --owner qa-team
     """
     from mlflow_assay.datasets import references
@@ -58,6 +58,8 @@ def build(name: str, alias: str | None, dry_run: bool, store: str | None, as_jso
     references.check_name(name)
     About(how="build", **_said(given))  # what is wrong with it is said before the traces are read
     opened = None if dry_run else open_(store)
+    if opened is not None:
+        opened.versions(name)  # so is a store that cannot be reached
     with _built(given, as_json) as built:
         about = built.about(**_said(given))
         if opened is None:

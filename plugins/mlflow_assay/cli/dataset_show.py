@@ -28,7 +28,7 @@ def list_(store: str | None, as_json: bool) -> None:
 
     \b
     assay dataset list
-    assay dataset list --store s3://qa/datasets --json
+    assay dataset list --store s3://qa-data/datasets --json
     """
     opened = open_(store)
     found = [(opened.find(name), opened.aliases(name)) for name in opened.names()]

@@ -246,7 +246,7 @@ class Blobs:
 
     def _unreachable(self, error: Exception) -> StoreError:
         # One line is enough to go on; more of it may show a request with its signature.
-        said = str(error).strip().splitlines()[0][:200] if str(error).strip() else ""
+        said = str(error).strip().splitlines()[0][:200].rstrip(".") if str(error).strip() else ""
         return StoreError(
             f"The dataset store {self.url} cannot be used: {type(error).__name__}: {said}.",
             fix="Check the address, the credentials in the environment, and that bucket or container exist.",

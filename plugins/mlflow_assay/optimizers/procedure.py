@@ -280,10 +280,9 @@ class Run:
         if len(failed) == len(found):
             raise AssayError("The agent failed on every validation row.", found=failed[0].error)
         if all(r.error is None and r.verdicts[self.target].passed is None for r in found):
-            why = found[0].verdicts[self.target].unscored
             raise AssayError(
                 f"The judge {self.target!r} scored no answer.",
-                found=why.value if why else "unscored",
+                found=found[0].reason(self.target),
                 fix="Check the judge.",
             )
 

@@ -71,7 +71,8 @@ class Rollout:
         if verdict is None:
             return "not judged"
         if verdict.unscored is not None:
-            return f"The judge could not score the answer: {verdict.unscored.value}"
+            why = f"{verdict.unscored.value}: {verdict.rationale}" if verdict.rationale else verdict.unscored.value
+            return f"The judge could not score the answer: {why}"
         return verdict.rationale or f"the verdict is {verdict.value!r}"
 
 
