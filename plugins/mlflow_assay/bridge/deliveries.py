@@ -295,15 +295,8 @@ class Deliveries:
 
     def dead(self, sink: str | None = None, limit: int = 100) -> list[DeadLetter]:
         """Deliveries given up, the latest first."""
-        later = db.deliveries.alias("later")
-        superseded = (
-            sa.select(later.c.id)
-            .where(later.c.assessment_id == db.deliveries.c.assessment_id, later.c.sink == db.deliveries.c.sink)
-            .where(later.c.revision > db.deliveries.c.revision, later.c.state != "dead")
-            .exists()
-        )
         query = (
-            sa.select(db.deliveries, db.revisions.c.payload, superseded.label("superseded"))
+            sa.select(db.deliveries, db.revisions.c.payload, _superseded().label("superseded"))
             .join(db.revisions, db.revisions.c.key == db.deliveries.c.key)
             .where(db.deliveries.c.state == "dead")
             .order_by(db.deliveries.c.done_ms.desc(), db.deliveries.c.id.desc())
@@ -354,9 +347,11 @@ class Deliveries:
         Returns:
             How many are due again.
         """
-        wanted = {d.revision.key for d in self.dead(sink, limit=10**9) if superseded or not d.superseded}
-        wanted = wanted if keys is None else wanted & set(keys)
-        return self._again(sink, wanted, "dead")
+        query = sa.select(db.deliveries.c.key).where(db.deliveries.c.sink == sink, db.deliveries.c.state == "dead")
+        with self.database.read() as connection:
+            found = connection.execute(query if superseded else query.where(~_superseded()))
+            wanted = {str(row.key) for row in found}
+        return self._again(sink, wanted if keys is None else wanted & set(keys), "dead")
 
     def prune(self, before_ms: int) -> int:
         """Forget revisions recorded before a time that are no assessment's last and that no sink waits for.
@@ -424,6 +419,17 @@ def _status(connection: sa.Connection, row: Any) -> SinkStatus:
         skipped=int(row.skipped),
         lag_s=max(0.0, (now_ms() - oldest) / 1000) if oldest is not None else 0.0,
         oldest_error=detail,
+    )
+
+
+def _superseded() -> sa.Exists:
+    """Whether a later revision of a delivery's assessment has reached its sink, or is on its way."""
+    later = db.deliveries.alias("later")
+    return (
+        sa.select(later.c.id)
+        .where(later.c.assessment_id == db.deliveries.c.assessment_id, later.c.sink == db.deliveries.c.sink)
+        .where(later.c.revision > db.deliveries.c.revision, later.c.state != "dead")
+        .exists()
     )
 
 
