@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from collections.abc import Callable
@@ -16,7 +17,13 @@ from mlflow_assay.judges.third_party.deepeval_judges import DeepEvalJudges
 from mlflow_assay.judges.third_party.deepeval_table import METRICS
 from mlflow_assay.testing import JudgeRequest, filled
 
-pytest.importorskip("deepeval", reason="DeepEval is not installed: pip install 'mlflow-assay[deepeval]'")
+
+@pytest.fixture(autouse=True)
+def _installed() -> None:
+    """Looked for, not imported: that takes seconds in each process that collects tests."""
+    if importlib.util.find_spec("deepeval") is None:
+        pytest.skip("DeepEval is not installed: pip install 'mlflow-assay[deepeval]'")
+
 
 LIBRARY = DeepEvalJudges()
 
