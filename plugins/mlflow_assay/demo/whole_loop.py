@@ -105,6 +105,8 @@ found, kept = assay.optimize(
 )
 print(found.reason)
 print(f"registered: {dict(kept.registered)}, aliases: {dict(kept.aliases)}, MLflow run {kept.run_id}")
+for note in kept.notes:  # run again on the same rows, it finds the version that is there
+    print(note)
 
 # %% What is in production now, on the test rows, as an evaluation run of MLflow that names the dataset and its digest
 test = dataset.to_pandas("test").drop(columns="outputs")
