@@ -6,10 +6,10 @@ The store is an SQLite file of MLflow's own schema. Its rows are inserted in bul
 (one root span a trace, tags, metadata, a judge's verdict each, a person's expectation on every tenth); before anything
 is measured, a trace logged through MLflow's API is compared with an inserted one.
 
-`ours` is `build` and `write` as `assay dataset build` runs them, with nothing redacted. `pandas` reads the same tables with `read_sql`, takes
-inputs, outputs, expectation, session and slice, drops duplicates of the inputs and writes one Parquet file: no
-ids, no digests, no splits, everything in memory. Each contender is a process of its own; peak memory is
-above what the imports alone take.
+`ours` is `build` and `write` as `assay dataset build` runs them, with nothing redacted. `pandas` reads the same tables
+with `read_sql`, takes inputs, outputs, expectation, session and slice, drops duplicates of the inputs and writes one
+Parquet file: no ids, no digests, no splits, everything in memory. Each contender is a process of its own; peak memory
+is above what the imports alone take.
 """
 
 from __future__ import annotations
