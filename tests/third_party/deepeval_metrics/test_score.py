@@ -177,7 +177,7 @@ def test_a_dry_run_asks_nobody(pack, log_trace):
         ("criteria:", "criterion:", r"polite.yaml:\d+: .*no parameter 'criterion'.*Valid: .*criteria"),
         ("[input, actual_output]", "[input, answer]", r"cannot look at 'answer' of a trace.*actual_output"),
         ("deepeval/GEval", "deepeval/GeeEval", r"library 'deepeval' has no judge 'GeeEval'"),
-        ("deepeval/GEval", "deepeval/JevEval", "no judge 'JevEval'"),
+        ("deepeval/GEval", "deepeval/JevEval", "deepeval/JevEval is not supported: asks"),
         ("[0, 4]", "[0, 40]", "refuses its metric 'GEval'"),
         ("threshold: 0.7}", "threshold: 0.7, better: lower}", r"yaml:\d+: deepeval/GEval gives another value.*≤ 0.7"),
         ("high: 1, threshold: 0.7}", "high: 10, threshold: 7}", "Valid: 0 to 1, ≥ 0.5 passes; the threshold is yours"),
