@@ -208,13 +208,15 @@ def test_a_predict_fn_is_called_once_a_row_and_its_traces_are_judged():
 
 
 def test_an_async_predict_fn_and_its_bounded_concurrency():
-    flying, most, lock = [0], [0], threading.Lock()
+    flying, most, lock, together = [0], [0], threading.Lock(), threading.Event()
 
     async def agent(question: str) -> str:
         with lock:
             flying[0] += 1
             most[0] = max(most[0], flying[0])
-        time.sleep(0.02)
+            if flying[0] > 1:
+                together.set()
+        together.wait(timeout=30)
         with lock:
             flying[0] -= 1
         return "please"
