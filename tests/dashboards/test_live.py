@@ -10,11 +10,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import requests
 
 from mlflow_assay import semconv
 from mlflow_assay.dashboards import preview as page
 from mlflow_assay.dashboards.asking import Asker, Range, fill
 from mlflow_assay.dashboards.files import generated
+from mlflow_assay.slo.prometheus_rules import rule_groups
+from mlflow_assay.slo.spec import load
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -22,6 +25,7 @@ BOARDS = {board.uid: board for board in generated()}
 JUDGE, SAFETY = "request_resolved", "content_safety"
 # Panels that have nothing to show after this traffic, and why. All others must return data.
 EMPTY_FOR_A_REASON = {"Cascades: who answered": "no cascade ran"}
+SLO = Path(__file__).parents[2] / "dashboards" / "slo.yaml"
 SECONDS = 10.0  # a query may take, on a loaded machine
 OBJECTIVE = 0.85  # of requests-resolved in dashboards/slo.yaml
 USD_PER_VERDICT = (700 * 2.0 + 40 * 8.0) / 1e6  # what the fake model's tokens cost
@@ -231,6 +235,15 @@ def test_a_reason_for_being_empty_is_given_for_real_panels_only():
     assert set(EMPTY_FOR_A_REASON) <= {panel["title"] for board in BOARDS.values() for panel in board.panels}
 
 
+def test_every_rule_is_evaluated_without_an_error(live):
+    """Recording rules and alerts of the shipped slo.yaml, by Prometheus itself, on the week's series."""
+    groups = requests.get(f"{live.stack.prometheus}/api/v1/rules", timeout=30).json()["data"]["groups"]
+    rules = [rule for group in groups for rule in group["rules"]]
+    made = rule_groups(load(SLO))["groups"]
+    assert len(rules) == sum(len(group["rules"]) for group in made)
+    assert {rule["name"]: rule.get("lastError") for rule in rules if rule["health"] != "ok"} == {}
+
+
 # --- the numbers are the trust code's ------------------------------------------------------------------------
 
 
@@ -292,13 +305,15 @@ def test_the_incident_stands_out_in_the_trend(asker, week):
     assert min(after) - max(during) > 0.08
 
 
-def test_the_worst_slice_during_the_incident_is_the_one_that_broke(asker, week):
+@pytest.mark.parametrize(("breakdown", "worst"), [("topic", "device"), ("prompt_version", "router/2")])
+def test_the_worst_slice_during_the_incident_is_the_one_that_broke(asker, week, breakdown, worst):
     rate = week.promql(
         f'{semconv.prometheus_name(semconv.M_KPI_RATE)}{{gen_ai_evaluation_name="{JUDGE}", assay_window="7d", '
-        'assay_slice=~"topic=.*"}',
-        at=week.end + 60,
+        f'gen_ai_agent_name="all", assay_slice=~"{breakdown}=.*"}}',
+        at=week.said["caught_up"] + 30,
     )
-    assert min(rate, key=lambda row: row[1])[0]["assay_slice"] == "topic=device"
+    assert len(rate) == 3
+    assert min(rate, key=lambda row: row[1])[0]["assay_slice"] == f"{breakdown}={worst}"
 
 
 def test_the_failing_requests_shown_are_the_newest(asker, week):

@@ -45,6 +45,7 @@ class Request:
     thumb: bool | None
     session: str
     safe: bool
+    prompt: int  # version of the router's prompt; the second brought the incident
 
 
 @dataclass
@@ -71,7 +72,10 @@ class Script:
             thumb = dice.random() < (0.8 if good else 0.3) if dice.random() < 0.15 else None
             session = f"s{number // 2}"
             labelled = dice.random() < 0.4
-            self.requests.append(Request(at, number, topic, good, says, labelled, thumb, session, number % 60 != 0))
+            prompt = 2 if incident(at, self.start, self.days) else 1 if at < self.start + self.days * DAY / 2 else 3
+            self.requests.append(
+                Request(at, number, topic, good, says, labelled, thumb, session, number % 60 != 0, prompt)
+            )
 
 
 class Clock:
@@ -103,7 +107,13 @@ def log_run(request: Request) -> str:
         span_type="AGENT",
         inputs=text,
         start_time_ns=begin,
-        tags={"agent": agent, "topic": request.topic},
+        tags={
+            "agent": agent,
+            "topic": request.topic,
+            "model": "gpt-4.1-mini",
+            "environment": "production",
+            "mlflow.linkedPrompts": json.dumps([{"name": "router", "version": str(request.prompt)}]),
+        },
         metadata={"mlflow.trace.session": request.session},
     )
     chat = mlflow.start_span_no_context(
