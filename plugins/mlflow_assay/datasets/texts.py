@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,23 @@ import numpy.typing as npt
 __all__ = ["Texts"]
 
 
-class Texts(Sequence[str]):
+class _Read(Sequence[str], ABC):
+    """Texts read one at a time."""
+
+    @abstractmethod
+    def _one(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self._one(i) for i in range(*index.indices(len(self)))]
+        return self._one(index)
+
+
+class Texts(_Read):
     """Texts in one file, read one at a time; a context manager.
 
     Args:
@@ -42,13 +59,7 @@ class Texts(Sequence[str]):
     def __len__(self) -> int:
         return len(self._ends) - 1
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def _one(self, index: int) -> str:
         if not 0 <= index < len(self):
             raise IndexError(index)
         self._file.flush()
@@ -60,18 +71,12 @@ class Texts(Sequence[str]):
         return _Some(self, places)
 
 
-class _Some(Sequence[str]):
+class _Some(_Read):
     def __init__(self, texts: Texts, places: npt.NDArray[np.int64]) -> None:
         self._texts, self._places = texts, places
 
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+    def _one(self, index: int) -> str:
         return self._texts[int(self._places[index])]
