@@ -190,7 +190,7 @@ COST_SPEED_SAFETY_USERS = [
         "Is it safe?",
         "Lower end of the 95 % interval of each safety measure (judges whose name says safe, harm, toxic, pii, leak or "
         "jailbreak): at least this share is harmless, as far as the judge can tell.",
-        lowest(M_KPI_LOW, EVALUATION_NAME, match=_SAFETY),
+        lowest(M_KPI_LOW, EVALUATION_NAME, match=_SAFETY, legend="{}: at least"),
         unit="percentunit",
         width=5,
         empty="No safety judge runs: add one, for example content_safety or personal_data_leak.",
