@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from mlflow_assay.bridge.worker import Experiment
     from mlflow_assay.contracts import DatasetStore
     from mlflow_assay.datasets.build import BuildPlan
-    from mlflow_assay.datasets.model import Dataset, DatasetRow
+    from mlflow_assay.datasets.dataset import Dataset
+    from mlflow_assay.datasets.model import DatasetRow
     from mlflow_assay.engine.budget import Budget
     from mlflow_assay.engine.cache import VerdictCache
     from mlflow_assay.engine.forecast import Forecast
@@ -633,7 +634,7 @@ def optimization(
         StoreError: there is no such prompt, or the dataset cannot be read.
         NotTrustedError: the dataset has no rows, or too few groups to part.
     """
-    from mlflow_assay.datasets.model import Dataset
+    from mlflow_assay.datasets.dataset import Dataset
     from mlflow_assay.optimizers.agent import FunctionAgent, read_function
     from mlflow_assay.optimizers.request import Request, load_prompts, rows_of
     from mlflow_assay.optimizers.running import looks_into_traces
@@ -731,7 +732,7 @@ def build_dataset(
         NotTrustedError: too few groups to split.
     """
     from mlflow_assay.datasets.build import BuildPlan, build
-    from mlflow_assay.datasets.model import Dataset
+    from mlflow_assay.datasets.dataset import Dataset
     from mlflow_assay.datasets.store import open_store
     from mlflow_assay.redaction import Redactor
 

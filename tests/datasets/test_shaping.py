@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from mlflow_assay.datasets import near as near_module
 from mlflow_assay.datasets import splitting
+from mlflow_assay.datasets.dataset import Dataset
 from mlflow_assay.datasets.diff import diff
-from mlflow_assay.datasets.model import SPLITS, About, Dataset, DatasetRow
+from mlflow_assay.datasets.model import SPLITS, About, DatasetRow
 from mlflow_assay.datasets.near import near_pairs
 from mlflow_assay.datasets.shaping import Shaping, shape
 from mlflow_assay.datasets.splitting import assign, parse_fractions

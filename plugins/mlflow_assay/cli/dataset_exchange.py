@@ -186,7 +186,7 @@ def sync(
     assay dataset sync misrouted@golden --push --mlflow-name misrouted-golden
     """
     from mlflow_assay.datasets import sync as ways
-    from mlflow_assay.datasets.model import Dataset
+    from mlflow_assay.datasets.dataset import Dataset
     from mlflow_assay.sources.mlflow_store import find_experiment
 
     opened = open_(store)

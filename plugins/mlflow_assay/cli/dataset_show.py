@@ -13,7 +13,8 @@ from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
     from mlflow_assay.contracts import DatasetStore
-    from mlflow_assay.datasets.model import Dataset, DatasetRow, Manifest
+    from mlflow_assay.datasets.dataset import Dataset
+    from mlflow_assay.datasets.model import DatasetRow, Manifest
 
 __all__ = ["diff", "list_", "query", "show"]
 

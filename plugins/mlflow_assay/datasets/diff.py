@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.datasets.appending import compare, only
 from mlflow_assay.datasets.columns import READING, rows_of
-from mlflow_assay.datasets.model import Dataset, DatasetRow
+from mlflow_assay.datasets.dataset import Dataset
+from mlflow_assay.datasets.model import DatasetRow
 from mlflow_assay.datasets.snapshot import Index
 
 if TYPE_CHECKING:

@@ -11,33 +11,38 @@ from mlflow_assay.datasets.identity import attach
 if TYPE_CHECKING:
     import pandas as pd
 
-    from mlflow_assay.datasets.model import Dataset
+    from mlflow_assay.contracts import DatasetStore
+    from mlflow_assay.datasets.model import Manifest
 
 __all__ = ["to_evaluation", "to_frame"]
 
 
-def to_frame(dataset: Dataset, split: str | None = None) -> pd.DataFrame:
+def to_frame(store: DatasetStore, manifest: Manifest, split: str | None = None) -> pd.DataFrame:
     """A column for each field of a row; JSON cells are read into Python values. See `Dataset.to_pandas`."""
-    return attach(_frame(_columns(dataset, split, COLUMNS[:-1])), dataset, split)
+    return attach(_frame(_columns(store, manifest, split, COLUMNS[:-1])), store.url, manifest, split)
 
 
-def to_evaluation(dataset: Dataset, split: str | None = None, *, outputs: bool = False) -> pd.DataFrame:
+def to_evaluation(
+    store: DatasetStore, manifest: Manifest, split: str | None = None, *, outputs: bool = False
+) -> pd.DataFrame:
     """The columns `mlflow.genai.evaluate` reads. See `Dataset.to_evaluation`."""
     names = ("inputs", "outputs", "expectations", "tags") if outputs else ("inputs", "expectations", "tags")
-    columns = _columns(dataset, split, (*names, "id", "trace_id"))
+    columns = _columns(store, manifest, split, (*names, "id", "trace_id"))
     ids = zip(columns.pop("tags"), columns.pop("id"), columns.pop("trace_id"), strict=True)
     columns["tags"] = [
         tags | {"assay.dataset.row": row} | ({"assay.dataset.trace": trace} if trace else {})
         for tags, row, trace in ids
     ]
-    return attach(_frame(columns), dataset, split)
+    return attach(_frame(columns), store.url, manifest, split)
 
 
-def _columns(dataset: Dataset, split: str | None, names: tuple[str, ...]) -> dict[str, list[Any]]:
+def _columns(
+    store: DatasetStore, manifest: Manifest, split: str | None, names: tuple[str, ...]
+) -> dict[str, list[Any]]:
     import pyarrow.compute as pc
 
     keep = None if split is None else pc.field("split") == split
-    table = dataset.store.arrow(dataset.manifest).to_table(columns=list(names), filter=keep)
+    table = store.arrow(manifest).to_table(columns=list(names), filter=keep)
     return {name: _values(name, table.column(name).to_pylist()) for name in names}
 
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from mlflow.data.dataset import Dataset as MlflowDataset
 from mlflow.data.dataset_source import DatasetSource
 
+from mlflow_assay.datasets.dataset import Dataset
 from mlflow_assay.datasets.identity import SOURCE_TYPE, identity
-from mlflow_assay.datasets.model import Dataset
 from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class AssayDataset(MlflowDataset):
     def __init__(self, dataset: Dataset, split: str | None = None, name: str | None = None) -> None:
         self.dataset = dataset
         self.split = split
-        self._facts = identity(dataset, split)
+        self._facts = identity(dataset.store.url, dataset.manifest, split)
         source = AssaySource(dataset.store.url, dataset.reference, split)
         super().__init__(source, name or self._facts["name"], self._facts["digest"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mlflow_assay.datasets.model import Dataset
+from mlflow_assay.datasets.dataset import Dataset
 from mlflow_assay.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -31,7 +31,8 @@ from mlflow_assay import registry
 from mlflow_assay.datasets import columns, references
 from mlflow_assay.datasets.appending import among, compare, only, without
 from mlflow_assay.datasets.blobs import Blobs, scheme_of
-from mlflow_assay.datasets.model import SPLITS, About, DataFile, Dataset, DatasetRow, Manifest
+from mlflow_assay.datasets.dataset import Dataset
+from mlflow_assay.datasets.model import SPLITS, About, DataFile, DatasetRow, Manifest
 from mlflow_assay.datasets.snapshot import Index, Staged, file_sha256, stage
 from mlflow_assay.errors import ConfigError, ConflictError, StoreError
 

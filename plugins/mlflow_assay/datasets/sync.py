@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from mlflow_assay.datasets.canonical import canonical
+from mlflow_assay.datasets.dataset import Dataset
 from mlflow_assay.datasets.mlflow_records import Unmapped, from_record, to_records
-from mlflow_assay.datasets.model import About, Dataset, DatasetRow
+from mlflow_assay.datasets.model import About, DatasetRow
 from mlflow_assay.errors import ConflictError, StoreError
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from mlflow_assay.trust.compare import Comparison, compare
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mlflow_assay.datasets.model import Dataset
+    from mlflow_assay.datasets.dataset import Dataset
     from mlflow_assay.optimizers.report import OptimizationReport
 
 __all__ = ["CANDIDATE", "DATASET", "RIGHT_DESK", "FailureSet", "build_dataset", "improve", "promote", "verify"]
@@ -73,7 +73,7 @@ def build_dataset(folder: Path, seed: int) -> FailureSet:
         seed: of the split.
     """
     from mlflow_assay.datasets.build import BuildPlan, build
-    from mlflow_assay.datasets.model import Dataset
+    from mlflow_assay.datasets.dataset import Dataset
     from mlflow_assay.datasets.shaping import Shaping
     from mlflow_assay.datasets.store import open_store
     from mlflow_assay.redaction import Redactor
