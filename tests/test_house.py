@@ -62,7 +62,18 @@ def test_every_error_is_in_one_tree_and_drawn_in_its_docstring():
 # --- layers ---------------------------------------------------------------------------------------------
 
 # Who may import what of the package: a folder's modules see the seams, their own folder, and what is named here.
-SEAMS = {"contracts", "errors", "semconv", "registry", "shipped", "sqlstore", "redaction", "sampling"}
+SEAMS = {
+    "contracts",
+    "errors",
+    "semconv",
+    "registry",
+    "shipped",
+    "sqlstore",
+    "redaction",
+    "sampling",
+    "trace_fields",
+    "trace_media",
+}
 MAY = {
     "alignment": {"trust", "judges", "engine", "labels.verdicts", "sinks.mlflow_assessments", "sources.mlflow_store"},
     "sinks": set(),
@@ -74,10 +85,11 @@ MAY = {
         "engine.allowance",
         "engine.chat",
         "engine.limits",
+        "engine.mlflow_endpoint",
         "engine.prices",
         "testing",
     },
-    "engine": {"judges.fields", "judges.mlflow_endpoint", "sinks.mlflow_assessments"},
+    "engine": {"sinks.mlflow_assessments"},
     "bridge": {"engine.cache", "engine.budget", "sources.mlflow_store"},  # the outbox opens as the cache does
     "trust": set(),
     "interop": {"judges", "engine.judging"},  # a judge as another library's metric: one subject, one verdict
@@ -86,7 +98,6 @@ MAY = {
     # One split for all that is proven on held-out rows; verdicts and people's labels are read in one place.
     "datasets": {
         "alignment.split",
-        "judges.fields",
         "judges.local.examples",
         "judges.local.groups",
         "labels",
@@ -95,8 +106,8 @@ MAY = {
     },
     # A prompt is proven as a judge is: asked through one door, split by group, tested on held-out rows.
     "optimizers": {"trust", "judges", "engine", "alignment.verdicts", "datasets", "sources.mlflow_store"},
-    "labels": {"trust", "judges.fields", "sources.mlflow_store"},  # a draw reads and notes in one place
-    "report": {"trust", "labels", "judges.catalogue", "judges.definition", "judges.fields", "sources.mlflow_store"},
+    "labels": {"trust", "sources.mlflow_store"},  # a draw reads and notes in one place
+    "report": {"trust", "labels", "judges.catalogue", "judges.definition", "sources.mlflow_store"},
     # Recomputed by the trust code from one reading; pushed the way the sinks push; agents named as the bridge does.
     "kpis": {
         "trust",

@@ -298,7 +298,7 @@ class JudgeContract:
         scope: one verdict a `trace` or one a `session` (logged on the session's first trace).
         needs: fields without which it is unscored, checked before anything is called: `inputs`, `outputs`,
             `expectations`, `expectations.<key>`, `spans`, `tools`, `tools_available`, `retrieved`, `session`, or a
-            field of `judges.fields`; for a session, in at least one of its traces.
+            field of `trace_fields`; for a session, in at least one of its traces.
         kind: `instructions`, `code`, `local`, `mlflow`, or the library's name.
         calls_llm: whether a verdict costs model calls.
         llm_calls: how many: a number or a sum such as `1 + 2 per exchange`, then what else may be, after a comma;
@@ -427,7 +427,7 @@ class BoundJudge:
         digest: 16 hex digits over instructions, value, parameters, model and library version: equal digests
             mean comparable verdicts.
         model: the judge model, or None for judges that call none.
-        fields: trace fields mapped onto `inputs` and `outputs` (see `judges.fields`); empty means the root
+        fields: trace fields mapped onto `inputs` and `outputs` (see `trace_fields`); empty means the root
             span's own inputs and outputs.
         composite: for a judge made of other judges, its rules; None for all others.
     """

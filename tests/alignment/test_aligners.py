@@ -75,7 +75,7 @@ def test_judge_align_returns_a_judge_that_learnt_and_can_be_registered(labelled,
         assert isinstance(aligned, Judge) and aligned.name == "polite"
         assert judge.instructions == INSTRUCTIONS
         assert "Shrugging a customer off" in aligned.instructions
-        from mlflow_assay.judges import mlflow_endpoint
+        from mlflow_assay.engine import mlflow_endpoint
 
         with mlflow_endpoint.route(server.model):
             assert judge(inputs="x", outputs="SHRUG").value is True

@@ -9,10 +9,10 @@ import pytest
 from mlflow_assay import registry
 from mlflow_assay.contracts import ModelSettings, Outcome, UnscoredError
 from mlflow_assay.engine.judging import Subject, judge, missing, outcome_of, reason_of, subject_of
+from mlflow_assay.engine.mlflow_endpoint import route
 from mlflow_assay.errors import ConfigError
 from mlflow_assay.judges.cases import example_texts
 from mlflow_assay.judges.catalogue import Catalogue
-from mlflow_assay.judges.mlflow_endpoint import route
 from mlflow_assay.testing import FakeJudgeServer
 
 MODEL = ModelSettings("openai:/never-called")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from mlflow_assay import trace_fields
 from mlflow_assay.errors import ConfigError
-from mlflow_assay.judges import fields
 
 SPANS = [
     {"name": "router", "type": "CHAIN", "outputs": {"route": "billing"}},
@@ -62,39 +62,39 @@ SAID = {
     ],
 )
 def test_a_field_is_read_from_the_trace(make_trace, field, expected):
-    assert fields.extract(make_trace(**SAID), field) == expected
+    assert trace_fields.extract(make_trace(**SAID), field) == expected
 
 
 @pytest.mark.parametrize(
-    "field", [*fields._NAMED, "tag:x", "metadata:x", "expectation:x", "inputs.a.b", "span:x.inputs"]
+    "field", [*trace_fields._NAMED, "tag:x", "metadata:x", "expectation:x", "inputs.a.b", "span:x.inputs"]
 )
 def test_a_field_the_trace_lacks_is_none_and_an_optional_one_says_so(make_trace, field):
     trace = make_trace()
-    assert fields.extract(trace, field) is None
-    assert fields.extract(trace, f"{field}?") == "(not recorded)"
-    assert fields.extract_all(trace, {"a": field, "b": f"{field}?"}) == {"b": "(not recorded)"}
+    assert trace_fields.extract(trace, field) is None
+    assert trace_fields.extract(trace, f"{field}?") == "(not recorded)"
+    assert trace_fields.extract_all(trace, {"a": field, "b": f"{field}?"}) == {"b": "(not recorded)"}
 
 
 def test_an_optional_field_that_is_there_is_itself(make_trace):
-    assert fields.extract(make_trace(**SAID), "agents?") == ["billing"]
+    assert trace_fields.extract(make_trace(**SAID), "agents?") == ["billing"]
 
 
 def test_tools_offered_in_the_request_itself_are_found(make_trace):
     """OpenAI-style requests carry the tools in the span's inputs."""
     request = {"tools": [{"type": "function", "function": {"name": "a", "parameters": {"type": "object"}}}]}
     trace = make_trace(inputs={"q": "x"}, spans=[{"name": "chat", "type": "CHAT_MODEL", "inputs": request}])
-    assert fields.extract(trace, "tools_available") == [{"name": "a", "parameters": {"type": "object"}}]
+    assert trace_fields.extract(trace, "tools_available") == [{"name": "a", "parameters": {"type": "object"}}]
 
 
 def test_a_tools_null_result_is_no_evidence(make_trace):
     trace = make_trace(inputs={"q": "x"}, spans=[{"name": "ping", "outputs": None}])
-    assert fields.extract(trace, "evidence") is None
+    assert trace_fields.extract(trace, "evidence") is None
 
 
 @pytest.mark.parametrize("field", ["first_message", "tag:", "span:router", "span:.inputs", "?", "agents??"])
 def test_an_unknown_field_lists_the_valid_ones(field):
     with pytest.raises(ConfigError, match="Valid: "):
-        fields.check(field)
+        trace_fields.check(field)
 
 
 @pytest.mark.parametrize(
@@ -102,4 +102,4 @@ def test_an_unknown_field_lists_the_valid_ones(field):
     [("agents", True), ("inputs.q?", True), ("tag:x", False), ("duration_ms", False), ("cost_usd?", False)],
 )
 def test_it_is_known_which_fields_need_spans(field, needed):
-    assert fields.needs_spans(field) is needed
+    assert trace_fields.needs_spans(field) is needed

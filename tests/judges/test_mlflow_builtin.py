@@ -9,9 +9,9 @@ import time
 import pytest
 
 from mlflow_assay.contracts import ModelSettings, NumericValue, UnscoredError
+from mlflow_assay.engine import mlflow_endpoint
 from mlflow_assay.engine.judging import judge, outcome_of, reason_of, subject_of
 from mlflow_assay.errors import ConfigError
-from mlflow_assay.judges import mlflow_endpoint
 from mlflow_assay.judges.mlflow_builtin import MlflowJudges
 from mlflow_assay.judges.mlflow_facts import BUILTINS
 from mlflow_assay.testing import FakeJudgeServer, answer

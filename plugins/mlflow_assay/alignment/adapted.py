@@ -10,8 +10,8 @@ from mlflow.genai.judges.instructions_judge import InstructionsJudge
 from mlflow_assay.alignment.aligner import Aligner, Proposal, Task
 from mlflow_assay.alignment.prepared import prepare
 from mlflow_assay.contracts import BoundJudge
+from mlflow_assay.engine import mlflow_endpoint
 from mlflow_assay.errors import ConfigError, NotTrustedError
-from mlflow_assay.judges import mlflow_endpoint
 
 __all__ = ["Adapted"]
 

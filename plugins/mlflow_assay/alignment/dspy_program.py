@@ -22,9 +22,9 @@ from mlflow_assay.alignment.labelled import Labelled
 from mlflow_assay.alignment.nearest import kappa_of
 from mlflow_assay.alignment.prepared import value_of
 from mlflow_assay.contracts import ModelSettings, Unscored, UnscoredError
+from mlflow_assay.engine import mlflow_endpoint
 from mlflow_assay.engine.judging import subject_of
 from mlflow_assay.errors import AssayError
-from mlflow_assay.judges import mlflow_endpoint
 
 __all__ = ["CallsRanOutError", "Workshop"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mlflow_assay import trace_fields
 from mlflow_assay.alignment.aligner import Aligner, Proposal, Task
 from mlflow_assay.contracts import BooleanValue
 from mlflow_assay.errors import ConfigError
-from mlflow_assay.judges import fields as trace_fields
 
 if TYPE_CHECKING:
     from mlflow.entities import Trace

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mlflow_assay import trace_fields
 from mlflow_assay.engine.judging import subject_of
-from mlflow_assay.judges import fields as trace_fields
 
 if TYPE_CHECKING:
     from mlflow.entities import Trace

@@ -93,7 +93,7 @@ def _selection(text: str) -> Target | None:
     """`EXPERIMENT@FIELD=VALUE,…`; None when what stands before the @ is no experiment but the whole is."""
     import mlflow
 
-    from mlflow_assay.judges import fields
+    from mlflow_assay import trace_fields
     from mlflow_assay.sources.mlflow_store import MlflowSource, find_experiment
 
     if mlflow.get_experiment_by_name(text) is not None:
@@ -108,7 +108,7 @@ def _selection(text: str) -> Target | None:
                 f"The selection {part!r} in {text!r} cannot be read.",
                 valid="EXPERIMENT@tag:KEY=VALUE, EXPERIMENT@metadata:KEY=VALUE,tag:KEY=VALUE",
             )
-        fields.check(field)
+        trace_fields.check(field)
         kind, _, key = field.partition(":")
         if kind == "tag" and not set("`'\"\\") & set(key + value):
             filters.append(f"tag.`{key}` = '{value}'")
@@ -122,17 +122,17 @@ def _selection(text: str) -> Target | None:
 def _keeper(checks: list[tuple[str, str]]) -> Callable[[Trace], bool] | None:
     if not checks:
         return None
-    from mlflow_assay.judges import fields
+    from mlflow_assay import trace_fields
 
-    if bad := next((field for field, _ in checks if fields.needs_spans(field)), None):
+    if bad := next((field for field, _ in checks if trace_fields.needs_spans(field)), None):
         raise ConfigError(
             f"Traces cannot be selected by {bad!r}.", valid="tag:KEY, metadata:KEY, expectation:KEY, duration_ms"
         )
 
     def keep(trace: Trace) -> bool:
         def text(value: Any) -> str | None:
-            return None if value is None else fields.as_text(value)
+            return None if value is None else trace_fields.as_text(value)
 
-        return all(text(fields.extract(trace, field)) == value for field, value in checks)
+        return all(text(trace_fields.extract(trace, field)) == value for field, value in checks)
 
     return keep

@@ -136,8 +136,8 @@ def _tell_swap(
 
 def _length(window: Window, judge: str, confidence: float) -> LengthEffect | str:
     """Whether longer answers pass more often at equal quality, or why that cannot be said."""
+    from mlflow_assay import trace_fields
     from mlflow_assay.errors import NotTrustedError
-    from mlflow_assay.judges import fields
     from mlflow_assay.labels.lengths import FEWEST, length_effect
     from mlflow_assay.sources.mlflow_store import load_ids
 
@@ -147,8 +147,8 @@ def _length(window: Window, judge: str, confidence: float) -> LengthEffect | str
     if paired.scope == "session" or paired.n_labelled < FEWEST:
         return f"Whether the judge prefers long answers cannot be said: it needs {FEWEST} labelled traces."
     ids = [u for u, good in zip(paired.units, paired.good, strict=True) if good is not None]
-    answers = {str(t.info.trace_id): fields.extract(t, "outputs") for t in load_ids(ids)}
-    lengths = {trace: len(fields.as_text(value)) for trace, value in answers.items() if value is not None}
+    answers = {str(t.info.trace_id): trace_fields.extract(t, "outputs") for t in load_ids(ids)}
+    lengths = {trace: len(trace_fields.as_text(value)) for trace, value in answers.items() if value is not None}
     try:
         return length_effect(paired, lengths, confidence=confidence)
     except NotTrustedError as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from mlflow_assay import trace_fields
 from mlflow_assay.contracts import JudgeContract, TraceSource
 from mlflow_assay.datasets import expected, where
 from mlflow_assay.datasets.model import About, DatasetRow, row_id
@@ -14,7 +15,6 @@ from mlflow_assay.datasets.redacting import Redacting
 from mlflow_assay.datasets.selecting import Chosen, choose
 from mlflow_assay.datasets.shaping import Shaped, Shaping, shape
 from mlflow_assay.errors import StoreError
-from mlflow_assay.judges import fields as trace_fields
 from mlflow_assay.labels.rows import check_by, read_row
 from mlflow_assay.labels.window import parse_labels
 from mlflow_assay.redaction import Redactor

@@ -24,8 +24,8 @@ from mlflow_assay.datasets.snapshot import Staged, stage
 from mlflow_assay.datasets.splitting import Assigned, assign
 from mlflow_assay.datasets.texts import Texts
 from mlflow_assay.errors import ConfigError
-from mlflow_assay.judges.fields import as_text
 from mlflow_assay.judges.local.groups import group
+from mlflow_assay.trace_fields import as_text
 from mlflow_assay.trust.sampling import stratified_sample
 
 __all__ = ["FRACTIONS", "Shaped", "Shaping", "comparable", "shape"]

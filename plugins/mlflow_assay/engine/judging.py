@@ -11,9 +11,9 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlflow_assay import semconv
+from mlflow_assay import semconv, trace_fields
 from mlflow_assay.contracts import BoundJudge, DeclaringScorer, Outcome, Unscored, UnscoredError
-from mlflow_assay.judges import fields as trace_fields
+from mlflow_assay.engine.mlflow_endpoint import route
 
 if TYPE_CHECKING:
     from mlflow.entities import Feedback, Trace
@@ -134,8 +134,6 @@ def judge(bound: BoundJudge, subject: Subject) -> Feedback:
 
 
 def _call(bound: BoundJudge, subject: Subject) -> Any:
-    from mlflow_assay.judges.mlflow_endpoint import route
-
     expectations = dict(subject.expectations) or None
     # A library's metric goes to its model by itself.
     with route(None if isinstance(bound.scorer, DeclaringScorer) else bound.model):

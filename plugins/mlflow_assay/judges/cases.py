@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mlflow_assay.contracts import BoundJudge, Unscored
+from mlflow_assay.engine import mlflow_endpoint
 from mlflow_assay.errors import ConfigError
-from mlflow_assay.judges import mlflow_endpoint
 from mlflow_assay.judges.catalogue import Catalogue, JudgeEntry
 from mlflow_assay.judges.definition import Case, JudgeDefinition
 

@@ -14,9 +14,8 @@ from mlflow.entities import Feedback, Trace
 from mlflow.genai.scorers import Scorer
 from pydantic import Field
 
-from mlflow_assay import semconv
+from mlflow_assay import semconv, trace_fields
 from mlflow_assay.contracts import CategoricalValue, JudgeContract, Unscored, UnscoredError
-from mlflow_assay.judges import fields
 
 if TYPE_CHECKING:
     from mlflow.entities import Span
@@ -80,7 +79,7 @@ def _contract(name: str, purpose: str) -> JudgeContract:
 
 
 def _recorded(trace: Trace, field: str, needed: str) -> Any:
-    found = fields.extract(trace, field)
+    found = trace_fields.extract(trace, field)
     if found is None:
         raise UnscoredError(Unscored.MISSING_FIELD, f"needs {needed}")
     return found

@@ -24,8 +24,8 @@ from mlflow_assay.contracts import (
     UnscoredError,
     ValueSpec,
 )
+from mlflow_assay.engine import mlflow_endpoint
 from mlflow_assay.errors import ConfigError
-from mlflow_assay.judges import mlflow_endpoint
 
 if TYPE_CHECKING:
     from mlflow_assay.engine.judging import Subject

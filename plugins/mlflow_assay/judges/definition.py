@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mlflow_assay import trace_fields
 from mlflow_assay.contracts import (
     BooleanValue,
     CategoricalValue,
@@ -26,7 +27,6 @@ from mlflow_assay.contracts import (
     ValueSpec,
 )
 from mlflow_assay.errors import ConfigError, DefinitionError
-from mlflow_assay.judges import fields as trace_fields
 from mlflow_assay.judges.composite_spec import CascadeSpec, MemberSpec, PanelSpec
 
 __all__ = ["Case", "CaseSpan", "CaseTurn", "JudgeDefinition", "line_of", "load", "load_folder", "loads", "schema"]

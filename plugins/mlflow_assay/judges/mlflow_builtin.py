@@ -18,8 +18,8 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.contracts import JudgeContract, ModelSettings
+from mlflow_assay.engine import mlflow_endpoint
 from mlflow_assay.errors import ConfigError
-from mlflow_assay.judges import mlflow_endpoint
 from mlflow_assay.judges.mlflow_facts import BUILTINS
 from mlflow_assay.judges.problems import problems
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from mlflow_assay import trace_fields
 from mlflow_assay.contracts import CategoricalValue, NumericValue, Unscored, UnscoredError, ValueSpec
-from mlflow_assay.judges import fields
 
 if TYPE_CHECKING:
     from mlflow.entities import Trace
@@ -137,7 +137,7 @@ def guard(about: Builtin, trace: Trace | None, expectations: Mapping[str, Any] |
     if about.one_of and not any((expectations or {}).get(key) is not None for key in about.one_of):
         names = " or ".join(f"expectations.{key}" for key in about.one_of)
         raise UnscoredError(Unscored.MISSING_FIELD, f"needs {names} (found: {', '.join(expectations or {}) or 'none'})")
-    if about.offered_tools and (trace is None or fields.extract(trace, "tools_available") is None):
+    if about.offered_tools and (trace is None or trace_fields.extract(trace, "tools_available") is None):
         raise UnscoredError(
             Unscored.MISSING_FIELD, "needs the tools offered to the model (found: none recorded on its spans)"
         )

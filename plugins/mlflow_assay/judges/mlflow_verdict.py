@@ -13,7 +13,7 @@ from mlflow.tracing.constant import AssessmentMetadataKey
 from pydantic import PrivateAttr
 
 from mlflow_assay.contracts import ModelSettings, NumericValue, Unscored, UnscoredError, ValueSpec
-from mlflow_assay.judges import mlflow_endpoint
+from mlflow_assay.engine import mlflow_endpoint
 from mlflow_assay.judges.mlflow_facts import Builtin, guard
 
 __all__ = ["BuiltinJudge", "combine"]

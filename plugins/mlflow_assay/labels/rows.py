@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from mlflow_assay import semconv
+from mlflow_assay import semconv, trace_fields
 from mlflow_assay.contracts import TraceSource
 from mlflow_assay.errors import ConfigError
-from mlflow_assay.judges import fields as trace_fields
 from mlflow_assay.labels.designs import Draw, draws_of
 
 if TYPE_CHECKING:

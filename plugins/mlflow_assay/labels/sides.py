@@ -10,9 +10,9 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from mlflow_assay import trace_fields
 from mlflow_assay.contracts import JudgeContract, NumericValue, TraceSource
 from mlflow_assay.errors import ConfigError
-from mlflow_assay.judges import fields as trace_fields
 from mlflow_assay.labels.people import labels_of
 from mlflow_assay.labels.rows import Row, read_row
 from mlflow_assay.labels.verdicts import JudgeVerdicts, Verdict, collect, scale_value

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from mlflow_assay.engine.judging import outcome_of
-from mlflow_assay.judges.mlflow_endpoint import route
+from mlflow_assay.engine.mlflow_endpoint import route
 from mlflow_assay.judges.third_party.deepeval_table import METRICS
 from mlflow_assay.testing import FakeJudgeServer
 

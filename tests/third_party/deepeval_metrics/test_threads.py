@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import mlflow
 import pytest
 
-from mlflow_assay.judges.mlflow_endpoint import route
+from mlflow_assay.engine.mlflow_endpoint import route
 from mlflow_assay.testing import FakeJudgeServer, Reply, filled
 
 NONE = "100"  # what a prompt without a number is about

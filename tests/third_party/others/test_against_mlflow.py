@@ -6,8 +6,8 @@ import importlib.util
 
 import pytest
 
+from mlflow_assay.engine import mlflow_endpoint
 from mlflow_assay.engine.judging import outcome_of
-from mlflow_assay.judges import mlflow_endpoint
 from mlflow_assay.judges.third_party.guardrails_validators import GuardrailsValidators
 from mlflow_assay.judges.third_party.phoenix_metrics import PhoenixMetrics
 from mlflow_assay.judges.third_party.ragas_metrics import RagasMetrics

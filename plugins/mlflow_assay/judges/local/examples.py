@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
+from mlflow_assay import trace_fields
 from mlflow_assay.contracts import Unscored, UnscoredError
 from mlflow_assay.errors import ConfigError
-from mlflow_assay.judges import fields as trace_fields
 
 if TYPE_CHECKING:
     from mlflow.entities import Trace
@@ -41,7 +41,7 @@ class Field:
     """One trace field a judge reads.
 
     Attributes:
-        name: as in `judges.fields`, for example `first_user_message` or `tag:agent`.
+        name: as in `trace_fields`, for example `first_user_message` or `tag:agent`.
         kind: `text` is read by words and word parts, `category` as names, `number` on a log scale; None is
             settled by the training traces.
         optional: a trace without it is judged all the same; otherwise it is unscored for a missing field.

@@ -173,7 +173,7 @@ def _in_words(shares: Sequence[Share], row: Row) -> Iterator[tuple[float, str]]:
 
 def features_need_spans(field: Field) -> bool:
     """Whether reading the field needs spans and the trace is unscored without them."""
-    from mlflow_assay.judges import fields as trace_fields
+    from mlflow_assay import trace_fields
 
     return trace_fields.needs_spans(field.name) and not field.optional
 

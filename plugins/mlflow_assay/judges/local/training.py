@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from mlflow_assay import trace_fields
 from mlflow_assay.contracts import UnscoredError
 from mlflow_assay.errors import ConfigError, NotTrustedError
-from mlflow_assay.judges import fields as trace_fields
 from mlflow_assay.judges.local import crossval, examples, features
 from mlflow_assay.judges.local.confidence import (
     Confidence,

@@ -9,9 +9,9 @@ from itertools import zip_longest
 from typing import Any
 
 from mlflow_assay.contracts import Unscored, UnscoredError
-from mlflow_assay.judges.media import Image, Part, uri_of
 from mlflow_assay.judges.third_party.metric import Metric
 from mlflow_assay.judges.third_party.sample import Sample
+from mlflow_assay.trace_media import Image, Part, uri_of
 
 __all__ = ["pictured", "shown", "words"]
 

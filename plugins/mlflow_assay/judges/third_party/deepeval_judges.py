@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.contracts import NumericValue, Unscored, UnscoredError, ValueSpec
 from mlflow_assay.errors import ConfigError
-from mlflow_assay.judges.media import without_images
 from mlflow_assay.judges.problems import problems
 from mlflow_assay.judges.third_party.deepeval_images import pictured, shown, words
 from mlflow_assay.judges.third_party.deepeval_table import METRICS, UNSUPPORTED
 from mlflow_assay.judges.third_party.metric import Measure, Measured, Metric, MetricLibrary
 from mlflow_assay.judges.third_party.sample import Sample, ToolCall, Turn
+from mlflow_assay.trace_media import without_images
 
 if TYPE_CHECKING:
     from mlflow.entities import Span, Trace

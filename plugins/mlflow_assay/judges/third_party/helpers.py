@@ -9,9 +9,9 @@ import threading
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from mlflow_assay import trace_fields
 from mlflow_assay.contracts import NumericValue, ValueSpec
 from mlflow_assay.errors import ConfigError
-from mlflow_assay.judges import fields
 from mlflow_assay.judges.third_party.sample import Sample, ToolCall
 
 __all__ = ["check_params", "expected_messages", "named_fields", "on_scale", "openai_messages", "placeholders", "run"]
@@ -135,7 +135,7 @@ def _called(tools: Sequence[ToolCall], *, results: bool) -> list[dict[str, Any]]
         for n, c in enumerate(tools)
     ]
     answered = [
-        {"role": "tool", "tool_call_id": f"call_{n}", "content": c.error or fields.as_text(c.result)}
+        {"role": "tool", "tool_call_id": f"call_{n}", "content": c.error or trace_fields.as_text(c.result)}
         for n, c in enumerate(tools)
     ]
     return [{"role": "assistant", "content": "", "tool_calls": made}, *(answered if results else [])]

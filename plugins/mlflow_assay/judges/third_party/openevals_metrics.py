@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.contracts import BooleanValue, NumericValue, Unscored, UnscoredError, ValueSpec
 from mlflow_assay.errors import ConfigError
-from mlflow_assay.judges.media import Image, uri_of
 from mlflow_assay.judges.third_party.helpers import (
     check_params,
     expected_messages,
@@ -25,6 +24,7 @@ from mlflow_assay.judges.third_party.helpers import (
 )
 from mlflow_assay.judges.third_party.metric import Measure, Measured, Metric, MetricLibrary
 from mlflow_assay.judges.third_party.sample import Sample
+from mlflow_assay.trace_media import Image, uri_of
 
 if TYPE_CHECKING:
     from mlflow_assay.judges.third_party.client import JudgeClient

@@ -13,10 +13,9 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from mlflow_assay import semconv
+from mlflow_assay import semconv, trace_fields
 from mlflow_assay.contracts import NumericValue, Unscored, UnscoredError, ValueSpec
 from mlflow_assay.errors import ConfigError
-from mlflow_assay.judges import fields
 from mlflow_assay.judges.third_party.helpers import check_params, named_fields, on_scale
 from mlflow_assay.judges.third_party.metric import Measure, Measured, Metric, MetricLibrary
 from mlflow_assay.judges.third_party.sample import Sample, ToolCall
@@ -178,7 +177,7 @@ def _shown(metric: Metric, sample: Sample) -> list[dict[str, Any]]:
         offered = json.dumps(list(sample.tools_available), default=str, ensure_ascii=False)
         return [{"input": sample.input, "available_tools": offered, "tool_selection": _calls(sample.tools_called)}]
     if name == "ToolResponseHandling":
-        results = [c.error or fields.as_text(c.result) for c in sample.tools_called]
+        results = [c.error or trace_fields.as_text(c.result) for c in sample.tools_called]
         return [{**both, "tool_call": _calls(sample.tools_called), "tool_result": "\n".join(results)}]
     if name == "Toxicity":
         return [{"text": sample.output}]

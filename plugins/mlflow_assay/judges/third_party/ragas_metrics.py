@@ -19,13 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow_assay.contracts import CategoricalValue, NumericValue, Unscored, UnscoredError, ValueSpec
 from mlflow_assay.errors import ConfigError
-from mlflow_assay.judges.media import Image, Part, uri_of
 from mlflow_assay.judges.problems import problems
 from mlflow_assay.judges.third_party.embeddings import Embeddings, embeddings_of
 from mlflow_assay.judges.third_party.helpers import check_params, on_scale, placeholders, run
 from mlflow_assay.judges.third_party.metric import Measure, Measured, Metric, MetricLibrary
 from mlflow_assay.judges.third_party.ragas_table import METRICS, UNSUPPORTED
 from mlflow_assay.judges.third_party.sample import Sample
+from mlflow_assay.trace_media import Image, Part, uri_of
 
 if TYPE_CHECKING:
     from mlflow.entities import Trace
@@ -337,7 +337,7 @@ def _messages(sample: Sample) -> list[Any]:
 
 
 def _result(call: Any) -> str:
-    from mlflow_assay.judges.fields import as_text
+    from mlflow_assay.trace_fields import as_text
 
     return str(call.error) if call.error else as_text(call.result)
 

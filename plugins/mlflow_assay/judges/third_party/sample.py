@@ -1,6 +1,6 @@
 """What a library's metric is shown of a trace or a session, and where each field is read from.
 
-Every field has a default place and may be read from another one, named as in `judges.fields`:
+Every field has a default place and may be read from another one, named as in `trace_fields`:
 
     field             read from                              needs
     input             the trace's inputs, as text            inputs
@@ -32,10 +32,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from mlflow_assay import trace_fields, trace_media
 from mlflow_assay.contracts import Unscored, UnscoredError
 from mlflow_assay.errors import ConfigError
-from mlflow_assay.judges import fields as trace_fields
-from mlflow_assay.judges import media
 
 if TYPE_CHECKING:
     from mlflow.entities import Trace
@@ -108,12 +107,12 @@ class Sample:
     expected_output: str | None = None
     context: tuple[str, ...] = ()
     retrieved: tuple[str, ...] = ()
-    retrieved_parts: tuple[media.Part, ...] = ()
+    retrieved_parts: tuple[trace_media.Part, ...] = ()
     tools_called: tuple[ToolCall, ...] = ()
     expected_tools: tuple[ToolCall, ...] = ()
     tools_available: tuple[Mapping[str, Any], ...] = ()
-    input_parts: tuple[media.Part, ...] = ()
-    output_parts: tuple[media.Part, ...] = ()
+    input_parts: tuple[trace_media.Part, ...] = ()
+    output_parts: tuple[trace_media.Part, ...] = ()
     baseline: str | None = None
     scenario: str | None = None
     expected_outcome: str | None = None
@@ -127,7 +126,7 @@ class SampleFields:
     """Where the fields of a sample are read from.
 
     Args:
-        overrides: field to its place, as in `judges.fields`; those not named keep their default.
+        overrides: field to its place, as in `trace_fields`; those not named keep their default.
 
     Raises:
         ConfigError: there is no such field or place.
@@ -192,7 +191,9 @@ class SampleFields:
             expected_output=read.text("expected_output"),
             context=read.texts("context"),
             retrieved=read.texts("retrieved"),
-            retrieved_parts=tuple(part for text in read.texts("retrieved", whole=True) for part in media.part_of(text)),
+            retrieved_parts=tuple(
+                part for text in read.texts("retrieved", whole=True) for part in trace_media.part_of(text)
+            ),
             tools_called=read.calls("tools_called"),
             expected_tools=read.calls("expected_tools"),
             tools_available=read.tools("tools_available"),
@@ -234,7 +235,7 @@ class _Reader:
         value = self.value(name)
         if value is None:
             return None
-        return self._as_text(name, media.without_images(value) if media.images_in(value) else value)
+        return self._as_text(name, trace_media.without_images(value) if trace_media.images_in(value) else value)
 
     def _as_text(self, name: str, value: Any) -> str:
         if self._where.place(name) == "inputs":
@@ -243,19 +244,19 @@ class _Reader:
             return trace_fields.answer_in(value)
         return trace_fields.as_text(value)
 
-    def parts(self, name: Literal["input", "output"]) -> tuple[media.Part, ...]:
+    def parts(self, name: Literal["input", "output"]) -> tuple[trace_media.Part, ...]:
         """A field's text and images in order; images read from a place of their own come after the text."""
         value, images = self.value(name), f"{name}_images"
-        found = media.parts_of(value, partial(self._as_text, name)) if value is not None else ()
-        if images not in self._where.overrides and any(isinstance(part, media.Image) for part in found):
+        found = trace_media.parts_of(value, partial(self._as_text, name)) if value is not None else ()
+        if images not in self._where.overrides and any(isinstance(part, trace_media.Image) for part in found):
             return found
         words = [part for part in found if isinstance(part, str)]
-        return (*words, *media.images_at(self.value(images)))
+        return (*words, *trace_media.images_at(self.value(images)))
 
     def texts(self, name: str, *, whole: bool = False) -> tuple[str, ...]:
         """A field as passages: a list's items, or one text; an image as `(image)`, or `whole`, by its URI."""
         found = self.value(name)
-        value = found if whole or not media.images_in(found) else media.without_images(found)
+        value = found if whole or not trace_media.images_in(found) else trace_media.without_images(found)
         if value is None:
             return ()
         return (

@@ -26,8 +26,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mlflow_assay import trace_media
 from mlflow_assay.errors import ConfigError
-from mlflow_assay.judges import media
 
 if TYPE_CHECKING:
     from mlflow.entities import Span, Trace
@@ -132,7 +132,7 @@ def as_text(value: Any) -> str:
 
 def content_text(content: Any) -> str:
     """A message's content as text; of content parts their texts, and `(image)` for an image."""
-    words = media.said(content)
+    words = trace_media.said(content)
     return as_text(content) if words is None else words
 
 
@@ -305,7 +305,7 @@ def _evidence(trace: Trace) -> list[str] | None:
 
 def _images(trace: Trace, side: str) -> list[str] | None:
     root = _root(trace)
-    found = media.images_in(getattr(root, side)) if root is not None else None
+    found = trace_media.images_in(getattr(root, side)) if root is not None else None
     return [image.uri for image in found] if found else None
 
 
