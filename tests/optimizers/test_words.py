@@ -52,3 +52,9 @@ def test_requests_that_share_a_greeting_with_all_kinds_do_not_stand_for_one():
     mine = [*greeted, "which phone camera", "phone camera please"]
     assert representatives(mine, 1)[0] in greeted
     assert "phone" in representatives(mine, 1, others)[0]
+
+
+def test_of_texts_too_few_to_prove_a_word_the_leading_ones_are_named_when_asked_for():
+    mine, others = ["nimbus phone", "nimbus plan"], ["bill phone", "bill plan", "late bill", "pay bill"]
+    assert distinctive_terms(mine, others, 12) == []
+    assert distinctive_terms(mine, others, 12, unproven=True) == ["nimbus"]

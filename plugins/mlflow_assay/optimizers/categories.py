@@ -165,7 +165,7 @@ class Categories(PromptOptimizer):
         mine = [e for e in task.train if _value(e, label) == category]
         chosen = [text_of(e, read) for e in mine if wrong is None or e.id in wrong]
         others = [text_of(e, read) for e in task.train if _value(e, label) not in (None, category)]
-        terms = inert(", ".join(distinctive_terms(chosen, others, words)))
+        terms = inert(", ".join(_terms(chosen, others, words)))
         cases = inert("; ".join(" ".join(case.split())[:300] for case in representatives(chosen, quoted, others)))
         told = (f"{terms}." if terms else "", f"{_EXAMPLES} {cases}" if cases else "")
         return "\n  ".join(part for part in told if part)
@@ -178,6 +178,11 @@ class Categories(PromptOptimizer):
         values = {_value(e, label) for e in task.train}
         names = {n: len(values & set(CategoryList.read(t.instructions).found)) for n, t in task.templates.items()}
         return max(names, key=lambda n: names[n])
+
+
+def _terms(chosen: Sequence[str], others: Sequence[str], count: int) -> list[str]:
+    """Words that set texts apart; of texts too few to prove any, those that lead."""
+    return distinctive_terms(chosen, others, count) or distinctive_terms(chosen, others, count, unproven=True)
 
 
 def _numbers(what: str, given: Any) -> tuple[int, ...]:

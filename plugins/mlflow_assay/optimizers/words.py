@@ -15,6 +15,7 @@ __all__ = ["distinctive_terms", "nearest", "representatives", "strings", "text_o
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 _FALSE = 0.1  # share of the words named that may be there by chance
+_LEADS = 0.16  # chance below which a word leads at all, one standard error
 
 
 def text_of(example: Example, fields: Collection[str] = ()) -> str:
@@ -37,7 +38,7 @@ def strings(value: Any) -> list[str]:
     return [s for v in value for s in strings(v)] if isinstance(value, list | tuple) else []
 
 
-def distinctive_terms(texts: Sequence[str], others: Sequence[str], count: int) -> list[str]:
+def distinctive_terms(texts: Sequence[str], others: Sequence[str], count: int, *, unproven: bool = False) -> list[str]:
     """Words and word pairs that these texts use more than the others, most distinctive first.
 
     A word counts when its lead is more than chance would give one of so many: greetings that happen to stand in three
@@ -47,6 +48,8 @@ def distinctive_terms(texts: Sequence[str], others: Sequence[str], count: int) -
         texts: those to describe; none gives no word.
         others: those to tell them apart from.
         count: at most so many.
+        unproven: also words that lead by no more than chance might give them, behind the others. Of few texts they are
+            all there is, and often right; what they are worth is to be seen on other rows.
 
     Source: one-sided exact test by Fisher of each word's share of texts, false discovery rate by Benjamini & Hochberg
         1995, doi:10.1111/j.2517-6161.1995.tb02031.x; which words are tested is decided by their use in all texts, so
@@ -65,7 +68,8 @@ def distinctive_terms(texts: Sequence[str], others: Sequence[str], count: int) -
     mine = np.asarray(counts[: len(texts)].sum(0), dtype=np.int64).ravel()
     p_values = _chance(mine, np.asarray(counts.sum(0), dtype=np.int64).ravel(), len(texts), len(texts) + len(others))
     order = np.lexsort((np.arange(p_values.size), -mine, p_values))
-    return _without_parts([names[i] for i in order.tolist() if p_values[i] <= _cut(p_values)], count)
+    most = max(_cut(p_values), _LEADS) if unproven else _cut(p_values)
+    return _without_parts([names[i] for i in order.tolist() if p_values[i] <= most], count)
 
 
 def _chance(mine: Ints, every: Ints, texts: int, all_texts: int) -> Floats:
