@@ -323,9 +323,9 @@ METRICS: Final[dict[str, Metric]] = {
         Metric(
             M_GOLD_DRIFT,
             "gauge",
-            "{share}",
+            "{kappa}",
             (EVALUATION_NAME, JUDGE_VERSION, EXPERIMENT_ID),
-            "Agreement with the gold set now, less what it was at its baseline.",
+            "Cohen's kappa on the gold set now, less what it was at its baseline.",
         ),
         Metric(M_COST_PER_UNIT, "gauge", "{USD}", _AGENT, "Mean cost of a run in US dollars, of runs that say it."),
         Metric(

@@ -84,11 +84,11 @@ BELIEVED = [
         high=1,
     ),
     trend(
-        "Gold set: agreement now less at baseline",
+        "Gold set: kappa now less kappa at baseline",
         "The same fixed traces judged again. Away from 0 the judge itself changed (model, prompt, provider), whatever "
         "the agent did. `assay drift` makes the points.",
-        lowest(M_GOLD_DRIFT, *_VERSIONED, legend="{} v{}"),
-        unit="percentunit",
+        lowest(M_GOLD_DRIFT, *_VERSIONED),
+        unit="short",
         width=12,
         height=7,
         empty="No gold set yet: `assay drift` keeps one.",

@@ -153,7 +153,7 @@ def _of_judges(file: SloFile) -> Iterator[Alert]:
             f"min by ({_JUDGE}) ({prometheus_name(s.M_GOLD_DRIFT)}) < -{limits.gold_drop_at_most:g}",
             "ticket",
             f"The judge {by} judges the gold set differently than before",
-            f"On the fixed gold set agreement fell by more than {limits.gold_drop_at_most:g}: the judge changed, "
+            f"On the fixed gold set kappa fell by more than {limits.gold_drop_at_most:g}: the judge changed, "
             "so a fall of its pass rate is not news about the agent.",
             hold="15m",
         )

@@ -87,7 +87,7 @@ class AlertLimits(_Strict):
 
     judge_unscored_at_most: float | None = Field(0.1, gt=0, lt=1, description="Share of verdicts not reached in 6 h.")
     kappa_at_least: float | None = Field(0.6, gt=-1, lt=1, description="Upper end of a judge's agreement with people.")
-    gold_drop_at_most: float | None = Field(0.05, gt=0, lt=1, description="Fall of agreement with the gold set.")
+    gold_drop_at_most: float | None = Field(0.05, gt=0, lt=1, description="Fall of kappa on the gold set.")
     kpi_alarm_alpha: float | None = Field(0.01, gt=0, lt=1, description="Level of the e-process alarm.")
     label_backlog_at_most: int | None = Field(200, ge=1, description="Traces waiting for a label, per judge.")
     label_age_days: float | None = Field(14, gt=0, description="Age of the oldest of them.")
