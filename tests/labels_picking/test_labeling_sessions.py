@@ -63,7 +63,8 @@ def test_importing_mlflow_loads_the_door_only():
     )
     ours, schemes, databricks = json.loads(python(code))
     labels = ["mlflow_assay.labels", "mlflow_assay.labels.labeling_store"]
-    datasets = [f"mlflow_assay.datasets{part}" for part in ("", ".canonical", ".identity", ".mlflow_source", ".model")]
+    parts = ("", ".canonical", ".dataset", ".identity", ".mlflow_source", ".model")
+    datasets = [f"mlflow_assay.datasets{part}" for part in parts]
     assert ours == ["mlflow_assay", *datasets, "mlflow_assay.errors", *labels]
     assert {"sqlite", "http", "https", "postgresql", "mysql", "mssql", "databricks"} == set(schemes)
     assert databricks == "DatabricksLabelingStore"

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mlflow_assay.datasets import frame
 from mlflow_assay.datasets.model import SPLITS, DatasetRow, Manifest
 from mlflow_assay.errors import ConfigError
 
@@ -59,7 +58,9 @@ class Dataset:
         It carries the dataset's identity, so `mlflow.genai.evaluate(data=frame, …)` and `mlflow_assay.evaluate`
         record exactly this dataset and digest on the run.
         """
-        return frame.to_frame(self.store, self.manifest, split)
+        from mlflow_assay.datasets.frame import to_frame
+
+        return to_frame(self.store, self.manifest, split)
 
     def to_evaluation(self, split: str | None = None, *, outputs: bool = False) -> pd.DataFrame:
         """A frame for `mlflow.genai.evaluate` and `mlflow_assay.evaluate`: inputs, expectations, tags.
@@ -70,4 +71,6 @@ class Dataset:
             split: one split only.
             outputs: also the recorded outputs, to judge those; without them the evaluation calls a `predict_fn`.
         """
-        return frame.to_evaluation(self.store, self.manifest, split, outputs=outputs)
+        from mlflow_assay.datasets.frame import to_evaluation
+
+        return to_evaluation(self.store, self.manifest, split, outputs=outputs)
