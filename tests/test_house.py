@@ -69,6 +69,7 @@ SEAMS = {
     "registry",
     "shipped",
     "sqlstore",
+    "recent",
     "redaction",
     "sampling",
     "trace_fields",

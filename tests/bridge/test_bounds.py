@@ -16,7 +16,7 @@ from mlflow_assay.bridge.judging import Judged, Judging
 from mlflow_assay.bridge.mlflow_reads import Touched
 from mlflow_assay.bridge.outbox import Outbox
 from mlflow_assay.bridge.owner import Tenure
-from mlflow_assay.bridge.recent import Recent
+from mlflow_assay.recent import Recent
 
 
 @given(st.integers(1, 5), st.lists(st.integers(0, 9)))

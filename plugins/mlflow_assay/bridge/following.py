@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 from mlflow_assay.bridge.ingest import Ingest
 from mlflow_assay.bridge.mlflow_reads import FOREVER_MS, Counts, Reads, Touched
 from mlflow_assay.bridge.outbox import Outbox, now_ms
-from mlflow_assay.bridge.recent import Recent
 from mlflow_assay.bridge.subject import started_ms
+from mlflow_assay.recent import Recent
 
 if TYPE_CHECKING:
     from mlflow.entities import TraceInfo

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Literal
 
 from mlflow_assay.bridge.mlflow_reads import Reads
 from mlflow_assay.bridge.outbox import Outbox, now_ms
-from mlflow_assay.bridge.recent import Recent
 from mlflow_assay.bridge.subject import started_ms
+from mlflow_assay.recent import Recent
 from mlflow_assay.sampling import chosen
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mlflow_assay import semconv, sqlstore
-from mlflow_assay.bridge.recent import Recent
 from mlflow_assay.contracts import EvaluatedTrace
+from mlflow_assay.recent import Recent
 
 if TYPE_CHECKING:
     from mlflow.entities import Trace, TraceInfo

@@ -33,13 +33,8 @@ class GuaranteesCommand(click.Command):
         write_guarantees(formatter)
 
 
-class GuaranteesGroup(click.Group):
+class GuaranteesGroup(GuaranteesCommand, click.Group):
     """The same for a group."""
-
-    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Add the guarantees, as the sinks themselves say them."""
-        super().format_epilog(ctx, formatter)
-        write_guarantees(formatter)
 
 
 def write_guarantees(formatter: click.HelpFormatter) -> None:

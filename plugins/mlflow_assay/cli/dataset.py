@@ -8,25 +8,23 @@ from mlflow_assay.cli.lazy import LazyGroup
 
 __all__ = ["dataset"]
 
-# name -> (module, attribute, the line shown in `assay dataset --help`)
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "build": ("mlflow_assay.cli.dataset_build", "build", "Make a dataset of traces, chosen by verdict, label or tag."),
-    "append": ("mlflow_assay.cli.dataset_build", "append", "Add traces to a dataset; splits stay apart."),
-    "list": ("mlflow_assay.cli.dataset_show", "list_", "All datasets of a store."),
-    "show": ("mlflow_assay.cli.dataset_show", "show", "One version in full: what it holds, and how it came about."),
-    "diff": ("mlflow_assay.cli.dataset_show", "diff", "Rows added, removed and changed between two versions."),
-    "query": ("mlflow_assay.cli.dataset_show", "query", "SQL over a version."),
-    "tag": ("mlflow_assay.cli.dataset_change", "tag", "Tags and aliases of a version."),
-    "sweep": ("mlflow_assay.cli.dataset_change", "sweep", "Remove what killed writers left."),
-    "export": ("mlflow_assay.cli.dataset_exchange", "export", "Write a version in another form."),
-    "import": ("mlflow_assay.cli.dataset_exchange", "import_", "Make a version from a file or another library's set."),
-    "sync": ("mlflow_assay.cli.dataset_exchange", "sync", "Two ways between a dataset and MLflow's own of that name."),
+# name -> (module:attribute, the line shown in `assay dataset --help`)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "build": ("mlflow_assay.cli.dataset_build:build", "Make a dataset of traces, chosen by verdict, label or tag."),
+    "append": ("mlflow_assay.cli.dataset_build:append", "Add traces to a dataset; splits stay apart."),
+    "list": ("mlflow_assay.cli.dataset_show:list_", "All datasets of a store."),
+    "show": ("mlflow_assay.cli.dataset_show:show", "One version in full: what it holds, and how it came about."),
+    "diff": ("mlflow_assay.cli.dataset_show:diff", "Rows added, removed and changed between two versions."),
+    "query": ("mlflow_assay.cli.dataset_show:query", "SQL over a version."),
+    "tag": ("mlflow_assay.cli.dataset_change:tag", "Tags and aliases of a version."),
+    "sweep": ("mlflow_assay.cli.dataset_change:sweep", "Remove what killed writers left."),
+    "export": ("mlflow_assay.cli.dataset_exchange:export", "Write a version in another form."),
+    "import": ("mlflow_assay.cli.dataset_exchange:import_", "Make a version from a file or another library's set."),
+    "sync": ("mlflow_assay.cli.dataset_exchange:sync", "Two ways between a dataset and MLflow's own of that name."),
 }
 
 
-@click.group(
-    cls=LazyGroup, lazy={name: (f"{module}:{found}", text) for name, (module, found, text) in COMMANDS.items()}
-)
+@click.group(cls=LazyGroup, lazy=COMMANDS)
 def dataset() -> None:
     """Versioned evaluation datasets: from traces, into a folder or an object store.
 

@@ -8,22 +8,20 @@ from mlflow_assay.cli.lazy import LazyGroup
 
 __all__ = ["judges"]
 
-# name -> (module, attribute, the line shown in `assay judges --help`)
-COMMANDS: dict[str, tuple[str, str, str]] = {
-    "list": ("mlflow_assay.cli.judges_show", "list_", "All judges this environment knows."),
-    "show": ("mlflow_assay.cli.judges_show", "show", "One judge in full: instructions, cases, digest."),
-    "validate": ("mlflow_assay.cli.judges_check", "validate", "Check definition files."),
-    "test": ("mlflow_assay.cli.judges_check", "test", "Run the cases beside each definition."),
-    "register": ("mlflow_assay.cli.judges_register", "register", "Register judges with an MLflow experiment."),
-    "schema": ("mlflow_assay.cli.judges_check", "schema", "The JSON Schema of a definition, for editors."),
-    "calibrate": ("mlflow_assay.cli.judges_calibrate", "calibrate", "What labels allow a cascade, or teach a panel."),
-    "train": ("mlflow_assay.cli.judges_train", "train", "Train a local judge on labelled traces."),
+# name -> (module:attribute, the line shown in `assay judges --help`)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "list": ("mlflow_assay.cli.judges_show:list_", "All judges this environment knows."),
+    "show": ("mlflow_assay.cli.judges_show:show", "One judge in full: instructions, cases, digest."),
+    "validate": ("mlflow_assay.cli.judges_check:validate", "Check definition files."),
+    "test": ("mlflow_assay.cli.judges_check:test", "Run the cases beside each definition."),
+    "register": ("mlflow_assay.cli.judges_register:register", "Register judges with an MLflow experiment."),
+    "schema": ("mlflow_assay.cli.judges_check:schema", "The JSON Schema of a definition, for editors."),
+    "calibrate": ("mlflow_assay.cli.judges_calibrate:calibrate", "What labels allow a cascade, or teach a panel."),
+    "train": ("mlflow_assay.cli.judges_train:train", "Train a local judge on labelled traces."),
 }
 
 
-@click.group(
-    cls=LazyGroup, lazy={name: (f"{module}:{found}", text) for name, (module, found, text) in COMMANDS.items()}
-)
+@click.group(cls=LazyGroup, lazy=COMMANDS)
 def judges() -> None:
     """List, show, validate, test, train and register judges.
 

@@ -10,7 +10,7 @@ import click
 from mlflow_assay.cli.bridge_kpis import gauge_options
 from mlflow_assay.cli.bridge_options import outbox_option, sink_options
 from mlflow_assay.cli.declared import opt
-from mlflow_assay.cli.options import judges_path, model_options, texts_option
+from mlflow_assay.cli.options import cache_option, judges_path, model_options, texts_option
 
 __all__ = ["Request"]
 
@@ -53,9 +53,7 @@ class Request:
     max_usd: Annotated[float | None, opt("--max-usd", type=_POSITIVE, help="Judging may cost so much a day (UTC).")]
     max_calls: Annotated[int | None, opt("--max-calls", type=_COUNT, help="Judge calls a day (UTC).")]
     max_tokens: Annotated[int | None, opt("--max-tokens", type=_COUNT, help="Tokens a day (UTC).")]
-    cache: Annotated[
-        bool, opt("--cache/--no-cache", default=True, show_default=True, help="Reuse verdicts already paid for.")
-    ]
+    cache: Annotated[bool, cache_option]
     settle: Annotated[
         float,
         opt(

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from mlflow_assay.contracts import JudgeContract, TraceSource
 from mlflow_assay.datasets import where
 from mlflow_assay.labels.rows import Row, read_row
-from mlflow_assay.labels.verdicts import carries_session, is_verdict
+from mlflow_assay.labels.verdicts import carries_session, is_verdict, overridden
 from mlflow_assay.labels.window import LabelChoice
 
 __all__ = ["Chosen", "choose"]
@@ -127,10 +127,11 @@ class _Met:
     of_traces: set[str] = field(default_factory=set)
 
     def take(self, row: Row) -> None:
+        by_person = overridden(row)
         for mark in row.marks:
             if mark.human and mark.valid and mark.error is None:
                 self.labels.add(mark.name)
-            elif is_verdict(mark, row):
+            elif is_verdict(mark, by_person):
                 self.judges.add(mark.name)
                 if not carries_session(mark):
                     self.of_traces.add(mark.name)
@@ -148,9 +149,8 @@ class _Waiting:
     """Rows, and the tags of each, until all have been read."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._held, self._parted = folder, [], False
-
-    _held: list[tuple[Row, Tags]]
+        self._folder, self._parted = folder, False
+        self._held: list[tuple[Row, Tags]] = []
 
     def take(self, row: Row, tags: Tags) -> None:
         self._held.append((row, tags))

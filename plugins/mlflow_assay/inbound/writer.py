@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from mlflow_assay import sqlstore
 from mlflow_assay.inbound.evaluation import Evaluation
 from mlflow_assay.inbound.inbox import Inbox
+from mlflow_assay.recent import Recent
 
 __all__ = ["Writer"]
 
@@ -33,7 +34,7 @@ class Writer:
     def __init__(self, inbox: Inbox, experiments: Collection[str] | None = None, keep_s: float = 3600.0) -> None:
         self._inbox, self._keep_s = inbox, keep_s
         self._experiments = None if experiments is None else frozenset(experiments)
-        self._known: OrderedDict[str, str] = OrderedDict()
+        self._known: Recent[str, str] = Recent(_KNOWN_TRACES)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="assay-receive", daemon=True)
         self.counts: Counter[str] = Counter()
@@ -138,8 +139,6 @@ class Writer:
                 return None
             raise
         self._known[one.trace_id] = str(info.experiment_id)
-        while len(self._known) > _KNOWN_TRACES:
-            self._known.popitem(last=False)
         return self._known[one.trace_id]
 
     def _store(self, one: Evaluation) -> None:

@@ -30,7 +30,7 @@ class Builtin:
         scope: trace or session.
         calls_llm: whether it calls the judge model.
         one_of: expectations of which at least one is needed.
-        offered_tools: whether it needs the tools the model was offered (see the module's text).
+        offered_tools: whether it needs the tools the model was offered (see `mlflow_builtin`).
         takes_params: whether it passes generation parameters on to the model; MLflow drops them for the rest.
         notes: for the catalogue.
     """

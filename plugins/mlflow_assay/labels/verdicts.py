@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,6 +28,7 @@ __all__ = [
     "collect",
     "human_marks",
     "is_verdict",
+    "overridden",
     "read_label",
     "read_plain",
     "read_verdict",
@@ -178,13 +179,18 @@ def carries_session(mark: Mark) -> bool:
     return _SESSION in mark.metadata
 
 
-def is_verdict(mark: Mark, row: Row) -> bool:
-    """Whether the assessment is a judge's verdict that counts: valid, or one that a person overrode."""
-    return not mark.expectation and not mark.human and (mark.valid or _by_person(mark, row))
+def overridden(row: Row) -> set[str]:
+    """Ids of the assessments of a trace that a person overrode."""
+    return {m.overrides for m in row.marks if m.human and m.overrides and m.valid}
 
 
-def _by_person(mark: Mark, row: Row) -> bool:
-    return mark.id is not None and any(m.overrides == mark.id and m.human and m.valid for m in row.marks)
+def is_verdict(mark: Mark, by_person: Collection[str]) -> bool:
+    """Whether the assessment is a judge's verdict that counts: valid, or one that a person overrode.
+
+    Args:
+        by_person: `overridden` of its trace.
+    """
+    return not mark.expectation and not mark.human and (mark.valid or mark.id in by_person)
 
 
 def collect(
@@ -202,10 +208,11 @@ def collect(
     """
     found: dict[str, list[Verdict]] = {}
     for row in rows:
+        by_person = overridden(row)
         for mark in row.marks:
-            if is_verdict(mark, row):
+            if is_verdict(mark, by_person):
                 reading = read_verdict(mark, contracts.get(mark.name))
-                verdict = Verdict(row, row.trace_id, mark, reading, _by_person(mark, row))
+                verdict = Verdict(row, row.trace_id, mark, reading, mark.id in by_person)
                 found.setdefault(mark.name, []).append(verdict)
     return [_judge(n, verdicts, contracts.get(n), (sessions or {}).get(n)) for n, verdicts in sorted(found.items())]
 

@@ -146,9 +146,7 @@ class Categories(PromptOptimizer):
             said = self._description(task, name, label, category, min(self.terms), quoted, wrong)
             if not said:
                 continue
-            more = (
-                f"More examples:{said.removeprefix('Examples:')}" if said.startswith("Examples:") else f"Also: {said}"
-            )
+            more = f"More examples:{said.removeprefix(_EXAMPLES)}" if said.startswith(_EXAMPLES) else f"Also: {said}"
             text = CategoryList.read(template.instructions).extended(category, more)
             note = f"says more about {category}: {min(self.terms)} words, {quoted} requests"
             task.score({**best.prompts, name: template.with_instructions(text)}, note)
@@ -165,7 +163,7 @@ class Categories(PromptOptimizer):
         mine = [e for e in task.train if _value(e, label) == category]
         chosen = [text_of(e, read) for e in mine if wrong is None or e.id in wrong]
         others = [text_of(e, read) for e in task.train if _value(e, label) not in (None, category)]
-        terms = inert(", ".join(_terms(chosen, others, words)))
+        terms = inert(", ".join(distinctive_terms(chosen, others, words, unproven=True)))
         cases = inert("; ".join(" ".join(case.split())[:300] for case in representatives(chosen, quoted, others)))
         told = (f"{terms}." if terms else "", f"{_EXAMPLES} {cases}" if cases else "")
         return "\n  ".join(part for part in told if part)
@@ -178,11 +176,6 @@ class Categories(PromptOptimizer):
         values = {_value(e, label) for e in task.train}
         names = {n: len(values & set(CategoryList.read(t.instructions).found)) for n, t in task.templates.items()}
         return max(names, key=lambda n: names[n])
-
-
-def _terms(chosen: Sequence[str], others: Sequence[str], count: int) -> list[str]:
-    """Words that set texts apart; of texts too few to prove any, those that lead."""
-    return distinctive_terms(chosen, others, count) or distinctive_terms(chosen, others, count, unproven=True)
 
 
 def _numbers(what: str, given: Any) -> tuple[int, ...]:

@@ -48,8 +48,8 @@ def distinctive_terms(texts: Sequence[str], others: Sequence[str], count: int, *
         texts: those to describe; none gives no word.
         others: those to tell them apart from.
         count: at most so many.
-        unproven: also words that lead by no more than chance might give them, behind the others. Of few texts they are
-            all there is, and often right; what they are worth is to be seen on other rows.
+        unproven: where no word counts, those that lead by no more than chance might give them stand in. Of few texts
+            they are all there is, and often right; what they are worth is to be seen on other rows.
 
     Source: one-sided exact test by Fisher of each word's share of texts, false discovery rate by Benjamini & Hochberg
         1995, doi:10.1111/j.2517-6161.1995.tb02031.x; which words are tested is decided by their use in all texts, so
@@ -68,7 +68,9 @@ def distinctive_terms(texts: Sequence[str], others: Sequence[str], count: int, *
     mine = np.asarray(counts[: len(texts)].sum(0), dtype=np.int64).ravel()
     p_values = _chance(mine, np.asarray(counts.sum(0), dtype=np.int64).ravel(), len(texts), len(texts) + len(others))
     order = np.lexsort((np.arange(p_values.size), -mine, p_values))
-    most = max(_cut(p_values), _LEADS) if unproven else _cut(p_values)
+    most = _cut(p_values)
+    if most < 0 and unproven:
+        most = _LEADS
     return _without_parts([names[i] for i in order.tolist() if p_values[i] <= most], count)
 
 

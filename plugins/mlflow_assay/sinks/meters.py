@@ -128,8 +128,8 @@ class Meters:
         return self._thread is not None
 
     def start(self) -> None:
-        """Push regularly from now on, in a thread that does not keep the process alive."""
-        if self._thread is None:
+        """Push regularly from now on, in a thread that does not keep the process alive; nothing without a client."""
+        if self._client is not None and self._thread is None:
             self._thread = threading.Thread(target=self._regularly, name="assay-metrics", daemon=True)
             self._thread.start()
 

@@ -17,13 +17,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from mlflow_assay import semconv
 from mlflow_assay.contracts import TRANSIENT, AssessmentRevision, Delivery, Outcome, Unscored
 from mlflow_assay.errors import SinkError
+from mlflow_assay.recent import Recent
 from mlflow_assay.sinks import otlp
 from mlflow_assay.sinks.http import Client, Reply, delivery_of, number
 from mlflow_assay.sinks.meters import Meters, interval
@@ -66,8 +66,8 @@ class OtlpMetricsSink:
     ) -> None:
         client = otlp.OtlpClient("metrics", endpoint=endpoint, headers=headers, timeout_s=timeout_s)
         self._meters = Meters(client, interval(interval_s))
-        self._counted: OrderedDict[str, None] = OrderedDict()
-        self._unsure: OrderedDict[str, None] = OrderedDict()
+        self._counted: Recent[str, None] = Recent(_REMEMBERED)
+        self._unsure: Recent[str, None] = Recent(_UNSURE)
         self._prometheus, self._lookback = prometheus, lookback
         self._timeout = number("timeout_s", timeout_s or 10)
 
@@ -102,15 +102,11 @@ class OtlpMetricsSink:
         for name, labels, value in measures:
             self._meters.record(self._meters.bounds.of(name, labels), value, context)
         self._unsure[revision.key] = None
-        if len(self._unsure) > _UNSURE:
-            self._unsure.popitem(last=False)
 
     def _acknowledged(self, revisions: Sequence[AssessmentRevision]) -> None:
         for revision in revisions:
             self._unsure.pop(revision.key, None)
             self._counted[revision.key] = None
-        while len(self._counted) > _REMEMBERED:
-            self._counted.popitem(last=False)
 
     def tally(self) -> Mapping[tuple[str, str], int]:
         """Revisions counted in Prometheus by (assessment name, change), over all workers and restarts.

@@ -39,12 +39,10 @@ class WorkerMetrics:
     ) -> None:
         client = OtlpClient("metrics", endpoint=endpoint, timeout_s=timeout_s) if push else None
         self._meters = Meters(client, interval(interval_s))
-        self._push = push
 
     def start(self) -> None:
-        """Push from now on."""
-        if self._push:
-            self._meters.start()
+        """Push from now on, if it is to push."""
+        self._meters.start()
 
     def delivered(self, sink: str, outcomes: Sequence[tuple[AssessmentRevision, Delivery]], at_ms: int) -> None:
         """A batch came back from a sink."""

@@ -8,7 +8,6 @@ so it is given subclasses under these names, once, and every later start uses th
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace import Status, format_span_id
 
 from mlflow_assay import semconv
+from mlflow_assay.recent import Recent
 from mlflow_assay.telemetry.facts import Facts, call_cost, facts_of
 from mlflow_assay.telemetry.spans import masked, replaced, standard_operation, typed, with_error_type
 from mlflow_assay.telemetry.store import mask_span, mask_trace
@@ -63,14 +63,12 @@ class _Remembered:
     """Facts of traces that ended, for spans whose export is built after MLflow forgot the trace."""
 
     def __init__(self) -> None:
-        self._held: OrderedDict[int, Facts] = OrderedDict()
+        self._held: Recent[int, Facts] = Recent(_REMEMBERED)
         self._lock = Lock()
 
     def put(self, trace_id: int, facts: Facts) -> None:
         with self._lock:
             self._held[trace_id] = facts
-            while len(self._held) > _REMEMBERED:
-                self._held.popitem(last=False)
 
     def get(self, trace_id: int) -> Facts:
         with self._lock:

@@ -1,4 +1,4 @@
-"""A memory of the latest, bounded by number: what a worker that runs for months may remember beside its outbox."""
+"""A memory of the latest, bounded by number: what a process that runs for months may keep in mind."""
 
 from __future__ import annotations
 
